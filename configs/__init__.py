@@ -1,0 +1,1 @@
+"""The YAML files that travel with mrdist; values, never structure."""

@@ -1,0 +1,54 @@
+"""What every method is made of: an Objective, and the Loss it returns."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Generic, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from mrdist.ranks import Ranks
+
+Batch = TypeVar("Batch")
+
+
+class Loss(NamedTuple):
+    """What one step costs. A NamedTuple, because ZeRO-3 looks into what `forward` returns.
+
+    `total` is this rank's share (its mean over ranks is the global loss) and is differentiated; `terms` and
+    `figures` are detached 0-dim tensors, already global: the same on every rank.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    figures: dict[str, Tensor]
+
+
+class Objective(nn.Module, Generic[Batch]):
+    """Student, heads and loss in one module: the unit that is sharded, trained and saved.
+
+    It receives `ranks` and calls no other collective. Parameters of one number have shape [1]: DeepSpeed and FSDP
+    refuse 0-dim ones.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What the teacher must supply: a subset of {"image", "text", "caption tokens"}."""
+
+    student: nn.Module
+
+    def forward(self, batch: Batch, ranks: Ranks) -> Loss:
+        """The loss of my rows, compared with everyone's."""
+        raise NotImplementedError
+
+    def after_step(self, ranks: Ranks, step: int) -> None:
+        """What is not a gradient: a teacher that follows, a codebook, a schedule. Called on every rank."""
+
+    def at_step(self, step: int, steps: int) -> None:
+        """Told before each step how far the run is: for weights and temperatures with a schedule."""
+
+    def pictures(self, batch: Batch, ranks: Ranks) -> dict[str, Tensor]:
+        """Square matrices worth looking at, `name -> [N, N]`; called on every rank without gradient, now and then."""
+        return {}
+
+    def exported(self) -> nn.Module:
+        """The student that is evaluated and saved for others."""
+        return self.student

@@ -1,0 +1,160 @@
+"""The processes that train together, and the only collectives an objective may use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mrdist.errors import RanksError
+
+# torch 2.13 renames the tensor collectives and warns about the old names; take what is there.
+_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+class _Gather(torch.autograd.Function):
+    """All rows of all ranks; in backward each rank receives the summed gradient of its own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        out = rows.new_empty((ranks.size * rows.shape[0], *rows.shape[1:]))
+        _all_gather(out, rows.contiguous(), group=ranks.group)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        ranks: Ranks = ctx.ranks
+        mine = grad.new_empty((grad.shape[0] // ranks.size, *grad.shape[1:]))
+        _reduce_scatter(mine, grad.contiguous(), group=ranks.group)
+        return mine, None
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together. `Ranks.alone()` is the same thing with one member.
+
+    Every rank must call every method, in the same order, with tensors of the same shape:
+    absent rows are masked, never cut out.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: dist.ProcessGroup | None = None
+
+    @classmethod
+    def alone(cls) -> Ranks:
+        """One process: no process group, no collective."""
+        return cls()
+
+    @classmethod
+    def from_environment(cls, *, deadline: float = 600.0) -> Ranks:
+        """The ranks that torchrun, srun or Ray Train started, or `alone()` if nobody did.
+
+        Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; joins the process group unless it stands already.
+
+        Args:
+            deadline: seconds after which a collective that waits for a missing rank gives up.
+
+        Raises:
+            RanksError: the environment names a rank but no meeting point.
+        """
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
+        if size == 1:
+            return cls.alone()
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise RanksError(what="environment", got=f"WORLD_SIZE={size} without {', '.join(missing)}", wanted="a meeting point", try_="start with torchrun")
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=deadline))
+        return cls(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank speaks for all: prints, writes the run folder."""
+        return self.rank == 0
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Everyone's rows, `[B, ...] -> [size * B, ...]`, ordered by rank; gradients return to their owner."""
+        if self.size == 1:
+            return rows
+        if rows.dtype == torch.bool:
+            return self.gather(rows.to(torch.uint8)).to(torch.bool)
+        return _Gather.apply(rows, self)  # type: ignore[no-any-return,no-untyped-call]
+
+    def mean(self, values: Tensor, where: Tensor) -> Tensor:
+        """My share of the mean of `values [B]` over all rows of all ranks that `where [B]` marks.
+
+        size * sum(values * where) / (number of marked rows on all ranks): averaged over ranks, as data-parallel
+        engines average gradients, it is exactly the global mean, however unevenly the rows are spread. No marked
+        row anywhere gives 0.
+        """
+        present = where.to(values.dtype)
+        count = self.total(present.sum()).clamp(min=1)
+        # Not `values * present`: a masked row may hold inf or nan, and 0 * nan is nan.
+        return self.size * torch.where(where, values, torch.zeros_like(values)).sum() / count
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over ranks, without gradient."""
+        value = value.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(value, group=self.group)
+        return value
+
+    def average(self, value: Tensor) -> Tensor:
+        """The mean over ranks, without gradient: turns everyone's share from `mean` into the global value."""
+        return self.total(value) / self.size
+
+    def largest(self, value: float) -> float:
+        """The largest of everyone's numbers."""
+        if self.size == 1:
+            return value
+        device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(self.group) == "nccl" else torch.device("cpu")
+        held = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.all_reduce(held, op=dist.ReduceOp.MAX, group=self.group)
+        return float(held)
+
+    def any(self, flag: bool) -> bool:
+        """Whether at least one rank says yes."""
+        return self.largest(float(flag)) > 0
+
+    def wait(self) -> None:
+        """Return when every rank has come here."""
+        self.largest(0.0)
+
+    def objects(self, thing: Any) -> list[Any]:
+        """Everyone's small object (numbers, strings, tuples), ordered by rank. Not for tensors.
+
+        torch pickles what it sends here; it comes from our own ranks only, never from a file.
+        """
+        if self.size == 1:
+            return [thing]
+        out: list[Any] = [None] * self.size
+        dist.all_gather_object(out, thing, group=self.group)
+        return out
+
+    def agree(self, value: str, *, what: str) -> str:
+        """`value`, if all ranks hold the same.
+
+        Raises:
+            RanksError: two ranks hold different values.
+        """
+        held = self.objects(value)
+        if len(set(held)) > 1:
+            other = next(i for i, v in enumerate(held) if v != held[0])
+            raise RanksError(what=what, got=f"rank 0: {held[0]}, rank {other}: {held[other]}", wanted="the same on every rank", try_="start every rank with the same recipe, code and files")
+        return value
+
+    def leave(self) -> None:
+        """Close the process group, if there is one."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()

@@ -1,0 +1,304 @@
+"""The whole experiment as one immutable tree: defaults <- YAML <- key=value.
+
+This is the only file that knows OmegaConf; the rest sees frozen dataclasses.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mrdist.errors import RecipeError
+from mrdist.kinds import Part, kind
+
+GROUPS = {"data": "datasets", "teacher": "teachers", "student": "students", "objective": "objectives", "engine": "engines"}
+"""Parts of a recipe that come in kinds: field -> group of kinds. Each has a folder of presets in configs/."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The pictures a teacher sees of every shape."""
+
+    ring: str = "openshape12"  # where the cameras stand: see mrdist.data.render.RINGS
+    pixels: int = 224  # width and height
+    supersampling: int = 2  # samples per pixel and axis
+    fov: float = 43.0  # degrees; the camera moves back until the unit sphere fits
+    background: int = 217  # grey level 0..255: light, but not white, so that white objects show
+    quality: int = 95  # JPEG quality of the stored views
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one mesh may cost before it is skipped by name."""
+
+    seconds: float = 30.0
+    memory_mb: int = 8192
+    file_mb: int = 512
+    faces: int = 6_000_000
+    texture_pixels: int = 1024  # longer sides are scaled down
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to a cloud before the student sees it (Uni3D's recipe); all seeded by (run, shape, step)."""
+
+    scale: tuple[float, float] = (0.8, 1.25)
+    shift: float = 0.1
+    tilt: float = 0.06  # standard deviation of small rotations, radians; clipped at three of them
+    yaw: bool = True  # any rotation about the up axis
+    drop_colour: float = 0.5  # chance that all points become neutral grey
+    drop_points: float = 0.0  # largest share of points replaced by the first one (OpenShape: 0.875)
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW with a cosine schedule."""
+
+    lr: float = 1e-3
+    final_lr: float = 0.0
+    warmup: int = 100  # steps
+    weight_decay: float = 0.1  # not on biases, norms, scales
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    clip: float = 5.0  # largest gradient norm; 0 = never clip
+    layer_decay: float = 1.0  # lr of block k is lr * layer_decay ** (depth - k)
+    ema: float = 0.0  # decay of a running mean of the student that is exported instead; 0 = none
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is written while a run goes on, and how often (in steps; 0 = never)."""
+
+    log_every: int = 10
+    save_every: int = 500
+    keep: int = 2  # checkpoints kept besides the best
+    evaluate_every: int = 0  # zero-shot on the validation split; 0 = at the end only
+    pictures_every: int = 500
+    silence: float = 600.0  # seconds without a step after which every rank writes its stack
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """What is measured at the end."""
+
+    splits: tuple[str, ...] = ("test",)
+    templates: str = "shapes"  # prompt templates: see mrdist.evaluation.zeroshot.TEMPLATES
+    batch: int = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a run computes. `batch` is the global batch: the width of every relation."""
+
+    name: str = MISSING
+    seed: int = 0
+    steps: int = 1000
+    batch: int = 256
+    points: int = 10_000  # stored per shape
+    sample: int = 10_000  # of them, given to the student
+    workers: int = 2  # processes that render, and that load, per rank
+    device: str = "auto"  # auto | cpu | cuda
+    runs: str = "runs"  # folder for run folders
+    store: str = "store"  # folder for meshes, renders, teachers and triplets
+    data: Part = field(default_factory=Part)
+    views: Views = field(default_factory=Views)
+    limits: Limits = field(default_factory=Limits)
+    teacher: Part = field(default_factory=Part)
+    student: Part = field(default_factory=Part)
+    objective: Part = field(default_factory=Part)
+    engine: Part = field(default_factory=Part)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+    watch: Watch = field(default_factory=Watch)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+
+def load(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: a name under `configs/recipe/` ("mrd/tiny"), a YAML file, or a run folder.
+        changes: words `key=value`; dots are depth ("optim.lr=1e-4"); a group takes a preset ("student=small").
+
+    Raises:
+        RecipeError: an unknown name, key, kind or value; the message carries the nearest guess.
+    """
+    return build(layers(source, changes), what=str(source))
+
+
+def layers(source: str | Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain tree of a recipe: its base, its own values, its presets and the changes, merged; defaults not filled in."""
+    tree = _read(_find(source))
+    base = tree.pop("base", None)
+    if base is not None:
+        tree = _merge(layers(str(base)), tree)
+    tree = _with_presets(tree)
+    for word in changes:
+        tree = _merge(tree, _with_presets(_parse(word)))
+    return tree
+
+
+def build(tree: Mapping[str, Any], *, what: str = "recipe") -> Recipe:
+    """A Recipe from a plain tree.
+
+    Raises:
+        RecipeError: a key, kind or value that does not fit.
+    """
+    parts: dict[str, Part] = {}
+    for name, group in GROUPS.items():
+        chosen = tree.get(name) or {}
+        wanted = chosen.get("kind") if isinstance(chosen, Mapping) else None
+        if not wanted:
+            raise RecipeError(what=f"{what}: {name}", got="no kind", wanted=f"a kind of {name}", try_=f"{name}=PRESET, one of: {', '.join(presets(name)) or 'none shipped'}")
+        parts[name] = kind(group, str(wanted))()
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Recipe(name="", **parts)), OmegaConf.create(dict(tree)))
+        recipe = cast(Recipe, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as wrong:
+        raise _explain(wrong, tree, parts, what) from None
+    _check(recipe, what)
+    return recipe
+
+
+def _check(recipe: Recipe, what: str) -> None:
+    for name in ("steps", "batch", "points", "sample"):
+        if getattr(recipe, name) < 1:
+            raise RecipeError(what=f"{what}: {name}", got=getattr(recipe, name), wanted="at least 1", try_=f"{name}=1")
+    if not recipe.name:
+        raise RecipeError(what=f"{what}: name", got="nothing", wanted="a short name for the run folder", try_="name=my-run")
+    if recipe.sample > recipe.points:
+        raise RecipeError(what=f"{what}: sample", got=recipe.sample, wanted=f"at most points={recipe.points}", try_=f"sample={recipe.points}")
+    for part in (getattr(recipe, f.name) for f in fields(recipe)):
+        check = getattr(part, "check", None)
+        if check is not None:
+            check(recipe)
+
+
+def plain(recipe: Any) -> dict[str, Any]:
+    """The tree as dicts, lists, numbers and strings: complete and in declared order."""
+    return cast("dict[str, Any]", json.loads(json.dumps(asdict(recipe))))
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved, complete, canonical text of a recipe; `load` of it gives the same recipe."""
+    return OmegaConf.to_yaml(OmegaConf.create(plain(recipe)))
+
+
+def fingerprint(*things: Any) -> str:
+    """Twelve hex digits that name configurations: equal trees, equal names."""
+    trees = [plain(t) if is_dataclass(t) and not isinstance(t, type) else t for t in things]
+    return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def presets(group: str) -> list[str]:
+    """The names that `group=NAME` accepts: files of configs/<group>/."""
+    folder = shipped() / group
+    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml")) if folder.is_dir() else []
+
+
+def shipped() -> Path:
+    """The folder of YAML files that travels with the package."""
+    import mrdist_configs
+
+    return Path(mrdist_configs.__file__).parent
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise RecipeError(what=str(source), got="no such file", wanted="a recipe", try_=f"a name: {', '.join(presets('recipe'))}")
+    named = shipped() / "recipe" / f"{source}.yaml"
+    if named.is_file():
+        return named
+    near = difflib.get_close_matches(str(source), presets("recipe"), n=1)
+    raise RecipeError(what=f"recipe {source!r}", got="no such recipe, file or run folder", wanted=f"one of {', '.join(presets('recipe'))}", try_=near[0] if near else "a path that ends in .yaml")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(path))
+    except (OmegaConfBaseException, ValueError, OSError) as wrong:
+        raise RecipeError(what=str(path), got=str(wrong).splitlines()[0], wanted="a YAML mapping", try_="see configs/recipe/") from None
+    except Exception as wrong:  # PyYAML's errors have no common base in OmegaConf's interface
+        raise RecipeError(what=str(path), got=str(wrong).replace("\n", " "), wanted="valid YAML", try_="check the indentation") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(what=str(path), got=type(tree).__name__, wanted="a YAML mapping", try_="key: value lines")
+    return cast("dict[str, Any]", tree)
+
+
+def _parse(word: str) -> dict[str, Any]:
+    key, equals, _ = word.partition("=")
+    if not equals or not key:
+        raise RecipeError(what=word, got="no key=value", wanted="key=value", try_=f"{word}=...")
+    try:
+        return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist([word])))
+    except Exception as wrong:
+        raise RecipeError(what=word, got=str(wrong).replace("\n", " "), wanted="key=value", try_="quote values with spaces or brackets") from None
+
+
+def _with_presets(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace `student: small` and `student: {preset: small, ...}` by what configs/student/small.yaml says."""
+    out = dict(tree)
+    for group in GROUPS:
+        value = out.get(group)
+        own: dict[str, Any] = {}
+        if isinstance(value, Mapping) and "preset" in value:
+            own = {k: v for k, v in value.items() if k != "preset"}
+            value = value["preset"]
+        if not isinstance(value, str):
+            continue
+        path = shipped() / group / f"{value}.yaml"
+        if not path.is_file():
+            near = difflib.get_close_matches(value, presets(group), n=1)
+            raise RecipeError(what=f"{group}={value}", got="no such preset", wanted=f"one of {', '.join(presets(group))}", try_=f"{group}={near[0]}" if near else f"{group}.kind=...")
+        out[group] = _merge(_read(path), own)
+    return out
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, key by key; a part of another kind replaces the part it meets."""
+    out = dict(below)
+    for key, value in above.items():
+        held = out.get(key)
+        if isinstance(value, Mapping) and isinstance(held, Mapping) and value.get("kind", held.get("kind")) == held.get("kind"):
+            out[key] = _merge(held, value)
+        else:
+            out[key] = value
+    return out
+
+
+def _explain(wrong: Exception, tree: Mapping[str, Any], parts: Mapping[str, Part], what: str) -> RecipeError:
+    """OmegaConf's complaint as one of ours: which key, what was wrong, the nearest right one."""
+    stray = _stray(tree, Recipe(name="", **parts), "")
+    if stray is not None:
+        key, near = stray
+        return RecipeError(what=f"{what}: {key}", got="a key that does not exist", wanted="a key of the recipe", try_=f"did you mean {near!r}?" if near else "mrdist config show")
+    key = getattr(wrong, "full_key", None) or "value"
+    return RecipeError(what=f"{what}: {key}", got=str(wrong).splitlines()[0], wanted="a value of the right type", try_=f"mrdist config explain {key}")
+
+
+def _stray(tree: Mapping[str, Any], shape: Any, prefix: str) -> tuple[str, str] | None:
+    """The first key of `tree` that the dataclass `shape` does not have, with the nearest one that it has."""
+    names = [f.name for f in fields(shape)]
+    for key, value in tree.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+            return f"{prefix}{key}", f"{prefix}{near[0]}" if near else ""
+        below = getattr(shape, key)
+        if isinstance(value, Mapping) and is_dataclass(below):
+            found = _stray(value, below, f"{prefix}{key}.")
+            if found is not None:
+                return found
+    return None

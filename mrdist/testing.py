@@ -1,0 +1,96 @@
+"""What tests of mrdist and of its plugins need: real ranks on one machine, small triplets."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import queue
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mrdist.errors import RanksError
+from mrdist.ranks import Ranks
+from mrdist.shapes import TripletBatch
+
+
+def on_ranks(size: int, work: Callable[..., Any], *arguments: Any, deadline: float = 120.0) -> list[Any]:
+    """Run `work(ranks, *arguments)` in `size` real gloo processes; return what each returned, by rank.
+
+    `work` and its arguments must be importable and picklable, as for any spawned process. Processes are forked from a server that
+    has torch loaded, and meet in a file: no port to collide with.
+
+    Raises:
+        RanksError: a rank failed (its traceback is in the message), or did not finish within `deadline` seconds.
+    """
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["mrdist.testing"])
+    with tempfile.TemporaryDirectory() as folder:
+        mail = context.Queue()
+        processes = [context.Process(target=_member, args=(rank, size, folder, mail, work, arguments), daemon=True) for rank in range(size)]
+        for process in processes:
+            process.start()
+        try:
+            held: dict[int, Any] = {}
+            while len(held) < size:
+                rank, fine, value = mail.get(timeout=deadline)
+                if not fine:
+                    raise RanksError(what=f"rank {rank} of {size}", got=value, wanted="a result", try_="read its traceback")
+                held[rank] = value
+        except queue.Empty:
+            missing = sorted(set(range(size)) - set(held))
+            raise RanksError(what=f"ranks {missing} of {size}", got=f"silence for {deadline:g} s", wanted="a result", try_="look for a collective that not every rank calls") from None
+        finally:
+            for process in processes:
+                process.join(5 if len(held) == size else 0)
+                if process.is_alive():
+                    process.kill()
+    return [held[rank] for rank in range(size)]
+
+
+def _member(rank: int, size: int, folder: str, mail: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    try:
+        dist.init_process_group("gloo", init_method=f"file://{Path(folder) / 'meeting'}", rank=rank, world_size=size)
+        ranks = Ranks(rank, size, dist.group.WORLD)
+        mail.put((rank, True, work(ranks, *arguments)))
+        ranks.wait()
+        dist.destroy_process_group()
+    except BaseException:
+        mail.put((rank, False, traceback.format_exc()))
+
+
+def tiny_triplets(rows: int = 8, *, width: int = 6, points: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32) -> TripletBatch:
+    """A global batch with uneven captions and one missing image; the same for every caller."""
+    random = torch.Generator().manual_seed(seed)
+
+    def unit(present: torch.Tensor) -> torch.Tensor:
+        held = torch.nn.functional.normalize(torch.randn(rows, width, generator=random, dtype=torch.float64), dim=-1)
+        return (held * present[:, None]).to(dtype)
+
+    has_text = torch.arange(rows) % 8 < 3
+    has_text |= torch.arange(rows) % 3 == 2
+    has_image = torch.arange(rows) != 1
+    xyz = torch.randn(rows, points, 3, generator=random, dtype=torch.float64).to(dtype)
+    rgb = torch.rand(rows, points, 3, generator=random, dtype=torch.float64).to(dtype)
+    return TripletBatch(
+        xyz, rgb, unit(has_image), unit(has_text), has_image, has_text,
+        keys=torch.arange(rows, dtype=torch.int64) + 1000 * seed,
+        ids=tuple(f"shape-{i}" for i in range(rows)),
+        categories=tuple("abcd"[i % 4] for i in range(rows)),
+    )  # fmt: skip
+
+
+def share(batch: TripletBatch, ranks: Ranks) -> TripletBatch:
+    """My rows of a global batch."""
+    rows = len(batch) // ranks.size
+    mine = slice(ranks.rank * rows, (ranks.rank + 1) * rows)
+    tensors = {name: value[mine] for name, value in batch.tensors().items()}
+    return TripletBatch(**tensors, ids=batch.ids[mine], categories=batch.categories[mine])
