@@ -1,0 +1,35 @@
+# make pretrain    set up and run the main job: meshes -> views -> teacher -> student -> zero-shot table
+# make test        set up and run all tests
+# make check       types, style, import contracts
+SHELL  := /bin/bash
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: pretrain furniture test check format clean
+
+pretrain: $(VENV)/ready
+	$(BIN)/mrdist train smoke
+
+furniture: $(VENV)/ready
+	$(BIN)/mrdist train furniture
+
+test: $(VENV)/ready-to-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests
+
+check: $(VENV)/ready-to-test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --config setup.cfg
+
+format: $(VENV)/ready-to-test
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/ready: setup.cfg constraints.txt install.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" ./install.sh .
+	touch $@
+
+$(VENV)/ready-to-test: setup.cfg constraints.txt install.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" ./install.sh '.[test]'
+	touch $(VENV)/ready $@

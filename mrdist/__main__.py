@@ -1,0 +1,5 @@
+"""python -m mrdist"""
+
+from mrdist.cli.main import main
+
+raise SystemExit(main())

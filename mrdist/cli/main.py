@@ -1,0 +1,122 @@
+"""`mrdist VERB WORDS`: one place for verbs, flags, errors and exit codes.
+
+Nothing is imported before a verb is chosen, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from mrdist.errors import MrdistError, RecipeError
+
+DONE, YOURS, OURS, STOPPED = 0, 1, 2, 75
+"""Exit codes: done; something the user can fix; a bug of ours; stopped, run the same again to go on."""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What every verb understands."""
+
+    dry_run: bool = False
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+Verb = Callable[[Sequence[str], Flags], int]
+
+VERBS: dict[str, tuple[str, str]] = {
+    "train": ("mrdist.cli.train:train", "RECIPE|RUN [key=value ...]   train a recipe from meshes to figures, or go on with a run"),
+    "resume": ("mrdist.cli.train:resume", "RUN [key=value ...]          go on with a run (train RUN says the same)"),
+    "prepare": ("mrdist.cli.prepare:prepare", "RECIPE [key=value ...]       meshes -> views -> embeddings -> triplets, and no training"),
+    "teacher": ("mrdist.cli.prepare:teacher", "fit RECIPE [key=value ...]   train a small CLIP teacher on a catalogue's own views and captions"),
+    "evaluate": ("mrdist.cli.evaluate:evaluate", "RUN [SPLIT ...]              zero-shot and retrieval of a run's best student"),
+    "compare": ("mrdist.cli.evaluate:compare", "RUN RUN [...]                the figures of several runs, side by side"),
+    "embed": ("mrdist.cli.embed:embed", "MODEL FILE... up=AXIS        meshes or clouds -> embeddings"),
+    "export": ("mrdist.cli.export:export", "RUN [FOLDER]                 a run's student -> safetensors, contract and card"),
+    "data": ("mrdist.cli.data:data", "sample RECIPE [key=value ...]  a picture of what teacher and student will see"),
+    "config": ("mrdist.cli.config:config", "show|explain|diff ...        what a recipe says, and what its keys mean"),
+    "doctor": ("mrdist.cli.doctor:doctor", "[RECIPE]                     is this machine able to train?"),
+}
+"""verb -> (address, usage). Plugins add theirs by the entry-point group `mrdist.commands`."""
+
+CLUSTER_VERBS = ("submit", "jobs", "logs", "why", "pipeline", "scale", "plan")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    flags, words = _flags(words)
+    if not words or words[0] in ("help", "-h", "--help"):
+        print(usage())
+        return DONE
+    if words[0] == "--version":
+        from mrdist import __version__
+
+        print(__version__)
+        return DONE
+    try:
+        return find(words[0])(words[1:], flags)
+    except MrdistError as wrong:
+        print(f"error: {wrong}", file=sys.stderr)
+        return wrong.exit_code
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print("\nThis is a bug of mrdist, not of yours: please report it with the lines above.", file=sys.stderr)
+        return OURS
+
+
+def find(verb: str) -> Verb:
+    """The function behind a verb.
+
+    Raises:
+        RecipeError: nobody knows the verb.
+    """
+    plugins = {e.name: e.value for e in entry_points(group="mrdist.commands")}
+    table = {**plugins, **{name: address for name, (address, _) in VERBS.items()}}
+    if verb not in table:
+        if verb in CLUSTER_VERBS:
+            raise RecipeError(what=f"mrdist {verb}", got="no such verb here", wanted="the cluster package", try_="pip install 'mrdist[cluster]'")
+        near = difflib.get_close_matches(verb, table, n=1)
+        raise RecipeError(what=f"mrdist {verb}", got="no such verb", wanted=f"one of {', '.join(sorted(table))}", try_=f"mrdist {near[0]}" if near else "mrdist --help")
+    module, _, name = table[verb].partition(":")
+    found: Verb = getattr(import_module(module), name)
+    return found
+
+
+def usage() -> str:
+    """What `mrdist --help` says."""
+    lines = ["mrdist VERB WORDS", "", "verbs"]
+    lines += [f"  {name:<9} {text}" for name, (_, text) in VERBS.items()]
+    lines += [f"  {e.name:<9} (installed by {e.value.split('.')[0]})" for e in entry_points(group="mrdist.commands") if e.name not in VERBS]
+    lines += ["", "A RECIPE is a name under configs/recipe (smoke, furniture, mrd/tiny), a .yaml file, or a run folder.", "key=value changes a recipe; dots are depth: optim.lr=1e-4; a group takes a preset: student=small."]
+    lines += ["", "flags  --dry-run  say it, do nothing   --json  for machines   -q, -v  less, more   --version", "exit   0 done   1 you can fix it   2 a bug of ours   75 stopped: the same command goes on"]
+    return "\n".join(lines)
+
+
+def _flags(words: list[str]) -> tuple[Flags, list[str]]:
+    """The flags, wherever they stand, and the other words. `--help` stays: `mrdist train --help` is `mrdist --help`."""
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    reader.add_argument("--dry-run", action="store_true")
+    reader.add_argument("--json", action="store_true")
+    reader.add_argument("-q", "--quiet", action="store_true")
+    reader.add_argument("-v", "--verbose", action="store_true")
+    known, rest = reader.parse_known_args(words)
+    if any(word in ("-h", "--help") for word in rest):
+        rest = ["--help"]
+    return Flags(known.dry_run, known.json, known.quiet, known.verbose), rest

@@ -1,0 +1,61 @@
+"""How far long work is: a live line on a terminal, one plain line per interval in a file; time left in both."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TextIO
+
+
+class Screen:
+    """A `Progress` that prints. One stage at a time; a finished stage leaves one line behind."""
+
+    def __init__(self, *, quiet: bool = False, out: TextIO | None = None, interval: float = 10.0) -> None:
+        self.out = out or sys.stderr
+        self.quiet = quiet
+        self.live = self.out.isatty() and "NO_COLOR" not in os.environ
+        self.interval = 0.1 if self.live else interval
+        self.stage = ""
+        self.began = self.said = 0.0
+        self.first = 0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self.stage:
+            self.stage, self.began, self.first, self.said = stage, now, done, now if done < total else 0.0
+        if self.quiet or (now - self.said < self.interval and done < total):
+            return
+        self.said = now
+        line = f"{stage:<24} {done}/{total}  {self._left(now, done, total)}"
+        if done >= total:
+            self.stage = ""
+        if self.live:
+            self.out.write(f"\r\033[K{line}" + ("\n" if done >= total else ""))
+        else:
+            self.out.write(line + "\n")
+        self.out.flush()
+
+    def _left(self, now: float, done: int, total: int) -> str:
+        spent = now - self.began
+        fresh = done - self.first
+        if done >= total:
+            return f"done in {clock(spent)}" if spent >= 1 else "done"
+        return f"left {clock(spent / fresh * (total - done))}" if fresh > 0 else ""
+
+
+def clock(seconds: float) -> str:
+    """1:05, or 2:03:59."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def table(rows: list[list[str]], head: list[str]) -> str:
+    """Aligned columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+    def line(row: list[str]) -> str:
+        return "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+
+    return "\n".join([line(head), *(line(row) for row in rows)])
