@@ -73,7 +73,12 @@ class Ranks:
             return cls.alone()
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
-            raise RanksError(what="environment", got=f"WORLD_SIZE={size} without {', '.join(missing)}", wanted="a meeting point", try_="start with torchrun")
+            raise RanksError(
+                what="environment",
+                got=f"WORLD_SIZE={size} without {', '.join(missing)}",
+                wanted="a meeting point",
+                try_="start with torchrun",
+            )
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=deadline))
         return cls(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
@@ -151,7 +156,12 @@ class Ranks:
         held = self.objects(value)
         if len(set(held)) > 1:
             other = next(i for i, v in enumerate(held) if v != held[0])
-            raise RanksError(what=what, got=f"rank 0: {held[0]}, rank {other}: {held[other]}", wanted="the same on every rank", try_="start every rank with the same recipe, code and files")
+            raise RanksError(
+                what=what,
+                got=f"rank 0: {held[0]}, rank {other}: {held[other]}",
+                wanted="the same on every rank",
+                try_="start every rank with the same recipe, code and files",
+            )
         return value
 
     def leave(self) -> None:

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -157,10 +157,15 @@ def build(tree: Mapping[str, Any], *, what: str = "recipe") -> Recipe:
         chosen = tree.get(name) or {}
         wanted = chosen.get("kind") if isinstance(chosen, Mapping) else None
         if not wanted:
-            raise RecipeError(what=f"{what}: {name}", got="no kind", wanted=f"a kind of {name}", try_=f"{name}=PRESET, one of: {', '.join(presets(name)) or 'none shipped'}")
+            raise RecipeError(
+                what=f"{what}: {name}",
+                got="no kind",
+                wanted=f"a kind of {name}",
+                try_=f"{name}=PRESET, one of: {', '.join(presets(name)) or 'none shipped'}",
+            )
         parts[name] = kind(group, str(wanted))()
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Recipe(name="", **parts)), OmegaConf.create(dict(tree)))
+        merged = OmegaConf.merge(OmegaConf.structured(replace(Recipe(name=""), **parts)), OmegaConf.create(dict(tree)))
         recipe = cast(Recipe, OmegaConf.to_object(merged))
     except OmegaConfBaseException as wrong:
         raise _explain(wrong, tree, parts, what) from None
@@ -175,7 +180,9 @@ def _check(recipe: Recipe, what: str) -> None:
     if not recipe.name:
         raise RecipeError(what=f"{what}: name", got="nothing", wanted="a short name for the run folder", try_="name=my-run")
     if recipe.sample > recipe.points:
-        raise RecipeError(what=f"{what}: sample", got=recipe.sample, wanted=f"at most points={recipe.points}", try_=f"sample={recipe.points}")
+        raise RecipeError(
+            what=f"{what}: sample", got=recipe.sample, wanted=f"at most points={recipe.points}", try_=f"sample={recipe.points}"
+        )
     for part in (getattr(recipe, f.name) for f in fields(recipe)):
         check = getattr(part, "check", None)
         if check is not None:
@@ -223,7 +230,12 @@ def _find(source: str | Path) -> Path:
     if named.is_file():
         return named
     near = difflib.get_close_matches(str(source), presets("recipe"), n=1)
-    raise RecipeError(what=f"recipe {source!r}", got="no such recipe, file or run folder", wanted=f"one of {', '.join(presets('recipe'))}", try_=near[0] if near else "a path that ends in .yaml")
+    raise RecipeError(
+        what=f"recipe {source!r}",
+        got="no such recipe, file or run folder",
+        wanted=f"one of {', '.join(presets('recipe'))}",
+        try_=near[0] if near else "a path that ends in .yaml",
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -245,7 +257,9 @@ def _parse(word: str) -> dict[str, Any]:
     try:
         return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist([word])))
     except Exception as wrong:
-        raise RecipeError(what=word, got=str(wrong).replace("\n", " "), wanted="key=value", try_="quote values with spaces or brackets") from None
+        raise RecipeError(
+            what=word, got=str(wrong).replace("\n", " "), wanted="key=value", try_="quote values with spaces or brackets"
+        ) from None
 
 
 def _with_presets(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,7 +276,12 @@ def _with_presets(tree: Mapping[str, Any]) -> dict[str, Any]:
         path = shipped() / group / f"{value}.yaml"
         if not path.is_file():
             near = difflib.get_close_matches(value, presets(group), n=1)
-            raise RecipeError(what=f"{group}={value}", got="no such preset", wanted=f"one of {', '.join(presets(group))}", try_=f"{group}={near[0]}" if near else f"{group}.kind=...")
+            raise RecipeError(
+                what=f"{group}={value}",
+                got="no such preset",
+                wanted=f"one of {', '.join(presets(group))}",
+                try_=f"{group}={near[0]}" if near else f"{group}.kind=...",
+            )
         out[group] = _merge(_read(path), own)
     return out
 
@@ -281,12 +300,19 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def _explain(wrong: Exception, tree: Mapping[str, Any], parts: Mapping[str, Part], what: str) -> RecipeError:
     """OmegaConf's complaint as one of ours: which key, what was wrong, the nearest right one."""
-    stray = _stray(tree, Recipe(name="", **parts), "")
+    stray = _stray(tree, replace(Recipe(name=""), **parts), "")
     if stray is not None:
         key, near = stray
-        return RecipeError(what=f"{what}: {key}", got="a key that does not exist", wanted="a key of the recipe", try_=f"did you mean {near!r}?" if near else "mrdist config show")
+        return RecipeError(
+            what=f"{what}: {key}",
+            got="a key that does not exist",
+            wanted="a key of the recipe",
+            try_=f"did you mean {near!r}?" if near else "mrdist config show",
+        )
     key = getattr(wrong, "full_key", None) or "value"
-    return RecipeError(what=f"{what}: {key}", got=str(wrong).splitlines()[0], wanted="a value of the right type", try_=f"mrdist config explain {key}")
+    return RecipeError(
+        what=f"{what}: {key}", got=str(wrong).splitlines()[0], wanted="a value of the right type", try_=f"mrdist config explain {key}"
+    )
 
 
 def _stray(tree: Mapping[str, Any], shape: Any, prefix: str) -> tuple[str, str] | None:

@@ -88,7 +88,9 @@ class Points:
         if xyz.ndim != 2 or xyz.shape[1] != 3 or len(xyz) == 0:
             raise DataError(what="points", got=f"xyz of shape {list(xyz.shape)}", wanted="[N, 3] with N > 0", try_="one row per point")
         if not np.isfinite(xyz).all():
-            raise DataError(what="points", got="coordinates that are not finite", wanted="finite coordinates", try_="drop NaN and infinite rows")
+            raise DataError(
+                what="points", got="coordinates that are not finite", wanted="finite coordinates", try_="drop NaN and infinite rows"
+            )
         xyz = normalised(to_z_up(xyz, up))
         if rgb is None:
             return cls(xyz, np.full_like(xyz, GREY))

@@ -43,7 +43,12 @@ def on_ranks(size: int, work: Callable[..., Any], *arguments: Any, deadline: flo
                 held[rank] = value
         except queue.Empty:
             missing = sorted(set(range(size)) - set(held))
-            raise RanksError(what=f"ranks {missing} of {size}", got=f"silence for {deadline:g} s", wanted="a result", try_="look for a collective that not every rank calls") from None
+            raise RanksError(
+                what=f"ranks {missing} of {size}",
+                got=f"silence for {deadline:g} s",
+                wanted="a result",
+                try_="look for a collective that not every rank calls",
+            ) from None
         finally:
             for process in processes:
                 process.join(5 if len(held) == size else 0)

@@ -28,7 +28,12 @@ def config(words: Sequence[str], flags: Flags) -> int:
     elif verb == "diff" and len(rest) >= 2:
         print(diff(load(rest[0]), load(rest[1], rest[2:])))
     else:
-        raise RecipeError(what="mrdist config", got=" ".join(words) or "nothing", wanted="show [RECIPE], explain KEY [RECIPE], diff RECIPE RECIPE", try_="mrdist config show smoke")
+        raise RecipeError(
+            what="mrdist config",
+            got=" ".join(words) or "nothing",
+            wanted="show [RECIPE], explain KEY [RECIPE], diff RECIPE RECIPE",
+            try_="mrdist config show smoke",
+        )
     return DONE
 
 
@@ -46,7 +51,12 @@ def explain(key: str, recipe: Recipe) -> str:
     if last not in names:
         known = sorted(_keys(recipe, ""))
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or [k for k in known if k.endswith(f".{last}")][:1]
-        raise RecipeError(what=f"key {key!r}", got="no such key", wanted="a key of the recipe", try_=f"mrdist config explain {near[0]}" if near else "mrdist config show smoke")
+        raise RecipeError(
+            what=f"key {key!r}",
+            got="no such key",
+            wanted="a key of the recipe",
+            try_=f"mrdist config explain {near[0]}" if near else "mrdist config show smoke",
+        )
     kind = next(f.type for f in fields(owner) if f.name == last)
     value = getattr(owner, last)
     lines = [f"{key}: {kind}", f"  {comment(type(owner), last)}".rstrip()]

@@ -12,9 +12,30 @@ def contradictions(recipe: Recipe) -> list[MrdistError]:
     needs: frozenset[str] = getattr(recipe.objective, "needs", frozenset())
     supplies: frozenset[str] = getattr(recipe.teacher, "supplies", needs)
     if lacking := sorted(needs - supplies):
-        found.append(RecipeError(what=f"objective {recipe.objective.kind}", got=f"a teacher that supplies {', '.join(sorted(supplies))}", wanted=", ".join(lacking), try_="another teacher=..."))
+        found.append(
+            RecipeError(
+                what=f"objective {recipe.objective.kind}",
+                got=f"a teacher that supplies {', '.join(sorted(supplies))}",
+                wanted=", ".join(lacking),
+                try_="another teacher=...",
+            )
+        )
     if recipe.watch.evaluate_every and recipe.watch.evaluate_every > recipe.steps:
-        found.append(RecipeError(what="watch.evaluate_every", got=recipe.watch.evaluate_every, wanted=f"at most steps={recipe.steps}", try_="watch.evaluate_every=0 for the end only"))
+        found.append(
+            RecipeError(
+                what="watch.evaluate_every",
+                got=recipe.watch.evaluate_every,
+                wanted=f"at most steps={recipe.steps}",
+                try_="watch.evaluate_every=0 for the end only",
+            )
+        )
     if recipe.optim.warmup >= recipe.steps:
-        found.append(RecipeError(what="optim.warmup", got=recipe.optim.warmup, wanted=f"less than steps={recipe.steps}", try_=f"optim.warmup={max(recipe.steps // 10, 0)}"))
+        found.append(
+            RecipeError(
+                what="optim.warmup",
+                got=recipe.optim.warmup,
+                wanted=f"less than steps={recipe.steps}",
+                try_=f"optim.warmup={max(recipe.steps // 10, 0)}",
+            )
+        )
     return found

@@ -48,14 +48,22 @@ def examine(recipe: Recipe | None) -> Iterator[Finding]:
         try:
             yield from check()
         except Exception as wrong:
-            yield Finding("fail", f"{getattr(check, '__name__', 'recipe').strip('_')}: {type(wrong).__name__}: {wrong}", "reinstall: make clean && make .venv")
+            yield Finding(
+                "fail",
+                f"{getattr(check, '__name__', 'recipe').strip('_')}: {type(wrong).__name__}: {wrong}",
+                "reinstall: make clean && make .venv",
+            )
 
 
 def _python() -> Iterator[Finding]:
     import mrdist
 
     yield Finding("ok", f"mrdist {mrdist.__version__} · python {platform.python_version()} · {platform.system()} {platform.machine()}")
-    missing = [name for name in ("numpy", "omegaconf", "safetensors", "PIL", "trimesh", "scipy", "tensorboard", "timm", "open_clip", "fpsample") if find_spec(name) is None]
+    missing = [
+        name
+        for name in ("numpy", "omegaconf", "safetensors", "PIL", "trimesh", "scipy", "tensorboard", "timm", "open_clip", "fpsample")
+        if find_spec(name) is None
+    ]
     if missing:
         yield Finding("fail", f"packages missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
 
@@ -64,10 +72,17 @@ def _torch() -> Iterator[Finding]:
     import torch
 
     if torch.cuda.is_available():
-        names = ", ".join(f"{torch.cuda.get_device_name(i)} ({torch.cuda.get_device_properties(i).total_memory >> 30} GiB)" for i in range(torch.cuda.device_count()))
+        names = ", ".join(
+            f"{torch.cuda.get_device_name(i)} ({torch.cuda.get_device_properties(i).total_memory >> 30} GiB)"
+            for i in range(torch.cuda.device_count())
+        )
         yield Finding("ok", f"torch {torch.__version__} · {names}")
     elif shutil.which("nvidia-smi"):
-        yield Finding("fail", f"torch {torch.__version__} does not see the NVIDIA card of this machine", "install the CUDA build of torch, or update the driver")
+        yield Finding(
+            "fail",
+            f"torch {torch.__version__} does not see the NVIDIA card of this machine",
+            "install the CUDA build of torch, or update the driver",
+        )
     else:
         yield Finding("ok", f"torch {torch.__version__} · no GPU: smoke and furniture run on the CPU, larger students want a GPU")
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
@@ -91,7 +106,9 @@ def _renderer() -> Iterator[Finding]:
     cache = Path(os.environ.get("WARP_CACHE_PATH", Path.home() / ".cache" / "warp"))
     above = next(p for p in [cache, *cache.parents] if p.exists())
     if not os.access(above, os.W_OK):
-        yield Finding("fail", f"the renderer cannot write its compiled kernels to {cache}", "set WARP_CACHE_PATH to a folder you may write to")
+        yield Finding(
+            "fail", f"the renderer cannot write its compiled kernels to {cache}", "set WARP_CACHE_PATH to a folder you may write to"
+        )
     else:
         yield Finding("ok", f"renderer: warp {version('warp-lang')}")
 
@@ -111,12 +128,18 @@ def _zero() -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield Finding("ok" if memory >= 4 else "warn", f"{cores} cores · {memory:.0f} GiB memory", "" if memory >= 4 else "set limits.memory_mb lower")
+    yield Finding(
+        "ok" if memory >= 4 else "warn", f"{cores} cores · {memory:.0f} GiB memory", "" if memory >= 4 else "set limits.memory_mb lower"
+    )
     shm = Path("/dev/shm")
     if shm.is_dir():
         free = shutil.disk_usage(shm).free / 2**20
         if free < 256:
-            yield Finding("warn", f"/dev/shm has {free:.0f} MiB free: loaders stall above 2 workers", "start the container with --shm-size=16g, or workers=0")
+            yield Finding(
+                "warn",
+                f"/dev/shm has {free:.0f} MiB free: loaders stall above 2 workers",
+                "start the container with --shm-size=16g, or workers=0",
+            )
 
 
 def _files() -> Iterator[Finding]:
@@ -139,5 +162,3 @@ def _recipe(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("fail", str(problem.what) + f": got {problem.got}, wanted {problem.wanted}", problem.try_)
     if not problems:
         yield Finding("ok", f"recipe {recipe.name}: nothing contradicts")
-
-

@@ -36,7 +36,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("mrdist.cli.train:train", "RECIPE|RUN [key=value ...]   train a recipe from meshes to figures, or go on with a run"),
     "resume": ("mrdist.cli.train:resume", "RUN [key=value ...]          go on with a run (train RUN says the same)"),
     "prepare": ("mrdist.cli.prepare:prepare", "RECIPE [key=value ...]       meshes -> views -> embeddings -> triplets, and no training"),
-    "teacher": ("mrdist.cli.prepare:teacher", "fit RECIPE [key=value ...]   train a small CLIP teacher on a catalogue's own views and captions"),
+    "teacher": (
+        "mrdist.cli.prepare:teacher",
+        "fit RECIPE [key=value ...]   train a small CLIP teacher on a catalogue's own views and captions",
+    ),
     "evaluate": ("mrdist.cli.evaluate:evaluate", "RUN [SPLIT ...]              zero-shot and retrieval of a run's best student"),
     "compare": ("mrdist.cli.evaluate:compare", "RUN RUN [...]                the figures of several runs, side by side"),
     "embed": ("mrdist.cli.embed:embed", "MODEL FILE... up=AXIS        meshes or clouds -> embeddings"),
@@ -91,9 +94,16 @@ def find(verb: str) -> Verb:
     table = {**plugins, **{name: address for name, (address, _) in VERBS.items()}}
     if verb not in table:
         if verb in CLUSTER_VERBS:
-            raise RecipeError(what=f"mrdist {verb}", got="no such verb here", wanted="the cluster package", try_="pip install 'mrdist[cluster]'")
+            raise RecipeError(
+                what=f"mrdist {verb}", got="no such verb here", wanted="the cluster package", try_="pip install 'mrdist[cluster]'"
+            )
         near = difflib.get_close_matches(verb, table, n=1)
-        raise RecipeError(what=f"mrdist {verb}", got="no such verb", wanted=f"one of {', '.join(sorted(table))}", try_=f"mrdist {near[0]}" if near else "mrdist --help")
+        raise RecipeError(
+            what=f"mrdist {verb}",
+            got="no such verb",
+            wanted=f"one of {', '.join(sorted(table))}",
+            try_=f"mrdist {near[0]}" if near else "mrdist --help",
+        )
     module, _, name = table[verb].partition(":")
     found: Verb = getattr(import_module(module), name)
     return found
@@ -104,8 +114,16 @@ def usage() -> str:
     lines = ["mrdist VERB WORDS", "", "verbs"]
     lines += [f"  {name:<9} {text}" for name, (_, text) in VERBS.items()]
     lines += [f"  {e.name:<9} (installed by {e.value.split('.')[0]})" for e in entry_points(group="mrdist.commands") if e.name not in VERBS]
-    lines += ["", "A RECIPE is a name under configs/recipe (smoke, furniture, mrd/tiny), a .yaml file, or a run folder.", "key=value changes a recipe; dots are depth: optim.lr=1e-4; a group takes a preset: student=small."]
-    lines += ["", "flags  --dry-run  say it, do nothing   --json  for machines   -q, -v  less, more   --version", "exit   0 done   1 you can fix it   2 a bug of ours   75 stopped: the same command goes on"]
+    lines += [
+        "",
+        "A RECIPE is a name under configs/recipe (smoke, furniture, mrd/tiny), a .yaml file, or a run folder.",
+        "key=value changes a recipe; dots are depth: optim.lr=1e-4; a group takes a preset: student=small.",
+    ]
+    lines += [
+        "",
+        "flags  --dry-run  say it, do nothing   --json  for machines   -q, -v  less, more   --version",
+        "exit   0 done   1 you can fix it   2 a bug of ours   75 stopped: the same command goes on",
+    ]
     return "\n".join(lines)
 
 
