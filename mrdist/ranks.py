@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mrdist.clock import TALK, Clock
 from mrdist.errors import RanksError
+
+BUCKET = 1 << 25
+"""Numbers that `average_` sends at once."""
 
 # torch 2.13 renames the tensor collectives and warns about the old names; take what is there.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -25,7 +30,8 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
         ctx.ranks = ranks
         out = rows.new_empty((ranks.size * rows.shape[0], *rows.shape[1:]))
-        _all_gather(out, rows.contiguous(), group=ranks.group)
+        with ranks.clock.at(TALK):
+            _all_gather(out, rows.contiguous(), group=ranks.group)
         return out
 
     @staticmethod
@@ -33,7 +39,8 @@ class _Gather(torch.autograd.Function):
         (grad,) = grads
         ranks: Ranks = ctx.ranks
         mine = grad.new_empty((grad.shape[0] // ranks.size, *grad.shape[1:]))
-        _reduce_scatter(mine, grad.contiguous(), group=ranks.group)
+        with ranks.clock.at(TALK):
+            _reduce_scatter(mine, grad.contiguous(), group=ranks.group)
         return mine, None
 
 
@@ -48,6 +55,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     group: dist.ProcessGroup | None = None
+    clock: Clock = field(default_factory=Clock, compare=False, repr=False)  # every collective marks itself on it
 
     @classmethod
     def alone(cls) -> Ranks:
@@ -80,6 +88,8 @@ class Ranks:
                 try_="start with torchrun",
             )
         backend = "nccl" if torch.cuda.is_available() else "gloo"
+        if backend == "nccl":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         dist.init_process_group(backend, timeout=timedelta(seconds=deadline))
         return cls(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
 
@@ -112,12 +122,26 @@ class Ranks:
         """The sum over ranks, without gradient."""
         value = value.detach().clone()
         if self.size > 1:
-            dist.all_reduce(value, group=self.group)
+            with self.clock.at(TALK):
+                dist.all_reduce(value, group=self.group)
         return value
 
     def average(self, value: Tensor) -> Tensor:
         """The mean over ranks, without gradient: turns everyone's share from `mean` into the global value."""
         return self.total(value) / self.size
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each of `tensors` by its mean over ranks: how replicas average their gradients."""
+        if self.size == 1:
+            return
+        waiting = list(tensors)
+        while waiting:
+            bucket = [waiting.pop(0)]
+            while waiting and waiting[0].dtype == bucket[0].dtype and sum(t.numel() for t in bucket) + waiting[0].numel() <= BUCKET:
+                bucket.append(waiting.pop(0))
+            flat = self.average(torch.cat([tensor.reshape(-1) for tensor in bucket]))
+            for tensor, mean in zip(bucket, torch.split(flat, [t.numel() for t in bucket]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
 
     def largest(self, value: float) -> float:
         """The largest of everyone's numbers."""
@@ -125,7 +149,8 @@ class Ranks:
             return value
         device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(self.group) == "nccl" else torch.device("cpu")
         held = torch.tensor(value, dtype=torch.float64, device=device)
-        dist.all_reduce(held, op=dist.ReduceOp.MAX, group=self.group)
+        with self.clock.at(TALK):
+            dist.all_reduce(held, op=dist.ReduceOp.MAX, group=self.group)
         return float(held)
 
     def any(self, flag: bool) -> bool:
@@ -144,7 +169,8 @@ class Ranks:
         if self.size == 1:
             return [thing]
         out: list[Any] = [None] * self.size
-        dist.all_gather_object(out, thing, group=self.group)
+        with self.clock.at(TALK):
+            dist.all_gather_object(out, thing, group=self.group)
         return out
 
     def agree(self, value: str, *, what: str) -> str:

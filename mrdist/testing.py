@@ -8,6 +8,7 @@ import queue
 import tempfile
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ def on_ranks(size: int, work: Callable[..., Any], *arguments: Any, deadline: flo
         RanksError: a rank failed (its traceback is in the message), or did not finish within `deadline` seconds.
     """
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["mrdist.testing"])
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # gloo ranks: DeepSpeed need not look for a GPU
+    context.set_forkserver_preload(["mrdist.testing", *(["deepspeed"] if find_spec("deepspeed") else [])])
     with tempfile.TemporaryDirectory() as folder:
-        mail = context.Queue()
-        processes = [context.Process(target=_member, args=(rank, size, folder, mail, work, arguments), daemon=True) for rank in range(size)]
+        mail, received = context.Queue(), context.Event()
+        processes = [context.Process(target=_member, args=(rank, size, folder, mail, received, work, arguments), daemon=True) for rank in range(size)]
         for process in processes:
             process.start()
         try:
@@ -50,6 +52,7 @@ def on_ranks(size: int, work: Callable[..., Any], *arguments: Any, deadline: flo
                 try_="look for a collective that not every rank calls",
             ) from None
         finally:
+            received.set()
             for process in processes:
                 process.join(5 if len(held) == size else 0)
                 if process.is_alive():
@@ -57,7 +60,7 @@ def on_ranks(size: int, work: Callable[..., Any], *arguments: Any, deadline: flo
     return [held[rank] for rank in range(size)]
 
 
-def _member(rank: int, size: int, folder: str, mail: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _member(rank: int, size: int, folder: str, mail: Any, received: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
@@ -68,6 +71,7 @@ def _member(rank: int, size: int, folder: str, mail: Any, work: Callable[..., An
         mail.put((rank, True, work(ranks, *arguments)))
         ranks.wait()
         dist.destroy_process_group()
+        received.wait(30)  # tensors lie in memory that this process shares: they go when it goes
     except BaseException:
         mail.put((rank, False, traceback.format_exc()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from mrdist.ranks import Ranks
@@ -21,6 +22,13 @@ class Loss(NamedTuple):
     total: Tensor
     terms: dict[str, Tensor]
     figures: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, total: Tensor, terms: dict[str, Tensor], figures: dict[str, Tensor], ranks: Ranks) -> Loss:
+        """From this rank's shares, all 0-dim: terms and figures are made global, in one collective; what is global already stays."""
+        named = {**terms, **figures}
+        whole = dict(zip(named, ranks.average(torch.stack([value.detach() for value in named.values()])), strict=True))
+        return cls(total, {name: whole[name] for name in terms}, {name: whole[name] for name in figures})
 
 
 class Objective(nn.Module, Generic[Batch]):

@@ -1,0 +1,1 @@
+"""Relations over the global batch: what they mean (`definition`), how they look (`pictures`)."""

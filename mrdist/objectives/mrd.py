@@ -1,0 +1,285 @@
+"""Multi-modal relation distillation: the student learns how the teacher's images and texts relate across the whole batch.
+
+A re-implementation of the *published description* of MRD (ECCV 2024, arXiv 2407.14007). The weighting scheme, the temperatures, the
+coefficients, the exact cross term and the treatment of the diagonal are not public: each is a named option here, and its default is
+our choice. The equations stand in `mrdist.relation.definition`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mrdist.errors import RecipeError
+from mrdist.kinds import Part
+from mrdist.objectives.base import Loss, Objective
+from mrdist.objectives.contrast import Scale, contrast
+from mrdist.objectives.parts.weights import Fixed, Share, Softmax, Uncertainty, Weights
+from mrdist.ranks import Ranks
+from mrdist.relation.definition import REPRESENTATIONS, Modality, Related, Relation, divergence, entropy, ignorant, mixed, related
+from mrdist.shapes import TripletBatch
+from mrdist.students.base import Student
+
+INTRA = ("both", "image", "text", "none")
+CROSS = ("both", "point_for_image", "point_for_text", "none")
+WEIGHTING = ("uncertainty", "softmax", "mixture", "fixed")
+
+
+@dataclass(frozen=True)
+class MRDConfig(Part):
+    """What MRD leaves to choose; `intra: none` and `cross: none` together are alignment alone."""
+
+    kind: str = "mrd"
+    intra: str = "both"  # relations among shapes, drawn to those of: both | image | text | none
+    cross: str = "both"  # relations between modalities, with points in place of: both | point_for_image | point_for_text | none
+    representation: str = "similarity"  # what a relation is: similarity | distance | cosine
+    divergence: str = "jeffrey"  # of similarities: jeffrey | kl | js; of distances and cosines: l1 | l2 | huber
+    diagonal: bool = False  # whether a shape relates to itself in intra-relations
+    align_temperature: float = 0.07  # of the contrast, at the start; it is learnt
+    align_limit: float = 100.0  # largest 1 / temperature of the contrast
+    intra_temperature: float = 0.1  # τ_ψ, of student and teacher: aim at a perplexity of 10 to 50
+    cross_temperature: float = 0.05  # τ_φ, of student and teacher
+    weighting: str = "uncertainty"  # between the relation terms: uncertainty (D1) | softmax (D2) | mixture (D3) | fixed
+    limit: float = 3.0  # uncertainty: weights stay within e^-limit and e^limit
+    floor: float = 0.1  # softmax: smallest weight; mixture: smallest share of a teacher
+    entropy: float = 0.1  # softmax: bonus for even weights, in mean terms
+    fixed: tuple[float, float, float] = (1.0, 1.0, 1.0)  # fixed: weights of intra/image, intra/text, cross
+    relations: float = 1.0  # λ, of all relation terms together
+    warmup: int = 100  # steps in which λ grows from 0
+
+    needs: ClassVar[frozenset[str]] = frozenset({"image", "text"})
+
+    def check(self, recipe: object = None) -> None:
+        """Refuse what does not exist or does not fit.
+
+        Raises:
+            RecipeError: an option of an unknown name, a divergence of another representation, a number out of its range.
+        """
+        for key, allowed in (
+            ("intra", INTRA),
+            ("cross", CROSS),
+            ("representation", tuple(REPRESENTATIONS)),
+            ("divergence", REPRESENTATIONS.get(self.representation, ())),
+            ("weighting", WEIGHTING),
+            ("intra", ("both",) if self.weighting == "mixture" else INTRA),
+        ):
+            if getattr(self, key) not in allowed:
+                wanted = f"one of {', '.join(allowed)}"
+                raise RecipeError(what=f"objective.{key}", got=getattr(self, key), wanted=wanted, try_=f"objective.{key}={allowed[0]}")
+        for key in ("align_temperature", "align_limit", "intra_temperature", "cross_temperature", "limit"):
+            if getattr(self, key) <= 0:
+                raise RecipeError(what=f"objective.{key}", got=getattr(self, key), wanted="more than 0", try_=f"objective.{key}=0.1")
+        if not 0 < self.floor < 0.5:
+            raise RecipeError(what="objective.floor", got=self.floor, wanted="between 0 and 0.5", try_="objective.floor=0.1")
+
+    def build(self, student: Student) -> MRD:
+        """The objective around a student.
+
+        Raises:
+            RecipeError: as `check`.
+        """
+        self.check()
+        return MRD(student, self)
+
+
+class Comparison(NamedTuple):
+    """A relation of the student beside the teacher's that it is drawn to."""
+
+    name: str  # of the teacher's
+    student: Related
+    teacher: Related
+
+
+class MRD(Objective[TripletBatch]):
+    """align + λ Σ_k w_k L_k, k over intra/image, intra/text (or their mixture) and cross.
+
+    All that follows the student is float32, or float64 if the student is. Terms are named "align/..", "intra/..", "cross/.."; figures
+    "reference/.." (what an ignorant student would pay), "weight/..", "perplexity/.." (of teacher rows), "accuracy/..", "temperature/..",
+    "present/..".
+    """
+
+    needs = MRDConfig.needs
+
+    def __init__(self, student: Student, config: MRDConfig) -> None:
+        super().__init__()
+        self.student: Student = student
+        self.config = config
+        self.scale = Scale(config.align_temperature, config.align_limit)
+        self.groups = _groups(config)
+        self.weights = _weights(config, tuple(self.groups))
+        self.share = Share(config.floor) if config.weighting == "mixture" and "intra" in self.groups else None
+        self.strength = config.relations
+
+    def at_step(self, step: int, steps: int) -> None:
+        """Warm λ up: relations of a random geometry teach nothing."""
+        self.strength = self.config.relations * min(1.0, step / max(self.config.warmup, 1))
+
+    def forward(self, batch: TripletBatch, ranks: Ranks) -> Loss:
+        """The loss of my rows, compared with everyone's.
+
+        Raises:
+            RecipeError: the teacher's embeddings are not as wide as the student's.
+        """
+        embedding = self.student(batch.xyz, batch.rgb, batch.keys).embedding
+        # Cosines in bfloat16 at temperature 0.01 are off by 0.2 nats: no autocast from here on.
+        with torch.autocast(embedding.device.type, enabled=False):
+            points, image, text = _modalities(embedding, batch, ranks)
+            terms, figures = self._align(points, image, text, ranks)
+            total = torch.stack(list(terms.values())).sum()
+            if self.weights is not None:
+                share = self.share(points.mine, ranks) if self.share is not None else None
+                relations, shown = self._distil(self._comparisons(points, image, text, share, ranks), ranks)
+                weighted = self.weights(*self._grouped(relations, image, text), ranks)
+                total = total + self.strength * weighted.total
+                terms |= relations
+                figures |= shown | {f"weight/{group}": w for group, w in zip(self.groups, weighted.weights, strict=True)}
+                figures |= {"weight/price": weighted.price, "weight/relations": total.new_tensor(self.strength)}
+                if share is not None:
+                    figures["weight/mixture"] = share[0]
+            figures |= {f"present/{name}": other.there.to(total.dtype).mean() for name, other in (("image", image), ("text", text))}
+            return Loss.of(total, terms, figures, ranks)
+
+    def _align(self, points: Modality, image: Modality, text: Modality, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Contrast of points with images and with texts, at one scale."""
+        scale = self.scale(points.mine, ranks)
+        terms, figures = {}, {"temperature/align": 1 / scale.detach()[0]}
+        for name, other in (("image", image), ("text", text)):
+            terms[f"align/{name}"], shown = contrast(points, other, ranks, scale)
+            figures |= {f"{what}/align/{name}": value for what, value in shown.items()}
+        return terms, figures
+
+    def _comparisons(
+        self, points: Modality, image: Modality, text: Modality, share: Tensor | None, ranks: Ranks
+    ) -> dict[str, list[Comparison]]:
+        """What is compared with what, by term; a term is the mean of its comparisons."""
+        intra, cross = self.config.intra, self.config.cross
+        held: dict[str, list[Comparison]] = {}
+        if share is not None:
+            # The two teachers must speak of the same columns: shapes that have both (ours).
+            teacher = mixed(self._within(image.where(text), ranks), self._within(text.where(image), ranks), share)
+            held["intra/mixture"] = [Comparison("intra/mixture", self._within(points.where(image).where(text), ranks), teacher)]
+        else:
+            for name, other in (("image", image), ("text", text)):
+                if intra in ("both", name):
+                    student, teacher = self._within(points.where(other), ranks), self._within(other, ranks)
+                    held[f"intra/{name}"] = [Comparison(f"intra/{name}", student, teacher)]
+        if cross == "none":
+            return held
+        there, back = self._across(image, text, ranks), self._across(text, image, ranks)
+        if cross in ("both", "point_for_image"):
+            standing = points.where(image)
+            held["cross/point_for_image"] = [
+                Comparison("cross/image_to_text", self._across(standing, text, ranks), there),
+                Comparison("cross/text_to_image", self._across(text, standing, ranks), back),
+            ]
+        if cross in ("both", "point_for_text"):
+            standing = points.where(text)
+            held["cross/point_for_text"] = [
+                Comparison("cross/text_to_image", self._across(standing, image, ranks), back),
+                Comparison("cross/image_to_text", self._across(image, standing, ranks), there),
+            ]
+        return held
+
+    def _within(self, rows: Modality, ranks: Ranks) -> Related:
+        """ψ: how rows of one modality relate to one another."""
+        options = self.config
+        return related(
+            rows, rows, ranks, representation=options.representation, temperature=options.intra_temperature, self_too=options.diagonal
+        )
+
+    def _across(self, rows: Modality, columns: Modality, ranks: Ranks) -> Related:
+        """φ: how rows of one modality relate to those of another."""
+        return related(rows, columns, ranks, representation=self.config.representation, temperature=self.config.cross_temperature)
+
+    def _distil(self, held: dict[str, list[Comparison]], ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The relation terms, with what an ignorant student would pay and how many columns the teacher's rows look at."""
+
+        def cost(student: Related, teacher: Related) -> Tensor:
+            return ranks.mean(divergence(student, teacher, self.config.divergence), teacher.rows)
+
+        terms = {name: torch.stack([cost(c.student, c.teacher) for c in cs]).mean() for name, cs in held.items()}
+        figures: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for name, cs in held.items():
+                figures[f"reference/{name}"] = torch.stack([cost(ignorant(c.teacher, ranks), c.teacher) for c in cs]).mean()
+            for name, teacher in {c.name: c.teacher for cs in held.values() for c in cs}.items():
+                if isinstance(teacher, Relation):
+                    figures[f"perplexity/{name}"] = ranks.mean(entropy(teacher).exp(), teacher.rows)
+        return terms, figures
+
+    def _grouped(self, terms: dict[str, Tensor], image: Modality, text: Modality) -> tuple[Tensor, Tensor]:
+        """One number per weight, and whether this batch has anything to say about it."""
+        values = torch.stack([torch.stack([terms[name] for name in names]).sum() for names in self.groups.values()])
+        has_image, has_text = image.there.any(), text.there.any()
+        alone = {"intra/image": has_image, "intra/text": has_text}
+        return values, torch.stack([alone.get(group, has_image & has_text) for group in self.groups])
+
+    @torch.no_grad()
+    def pictures(self, batch: TripletBatch, ranks: Ranks) -> dict[str, Tensor]:
+        """Relations within each modality, [N, N], sorted by category; `mrdist.relation.pictures.drawn` makes images of them.
+
+        "student", "teacher/image", "teacher/text", "difference/.." (student less teacher, where the teacher has rows) and "categories".
+        """
+        training = self.student.training
+        try:
+            embedding = self.student.eval()(batch.xyz, batch.rgb).embedding
+        finally:
+            self.student.train(training)
+        points, image, text = _modalities(embedding, batch, ranks)
+        names = [name for held in ranks.objects(batch.categories or ("",) * len(batch)) for name in held]
+        order = torch.tensor(sorted(range(len(names)), key=lambda i: (names[i], i)))
+
+        def sorted_by_category(related: Related) -> Tensor:
+            shown = related.logp.exp() * related.rows[:, None] if isinstance(related, Relation) else related.values * related.kept
+            return ranks.gather(shown).cpu()[order][:, order]
+
+        held = {"student": sorted_by_category(self._within(points, ranks))}
+        for name, other in (("image", image), ("text", text)):
+            held[f"teacher/{name}"] = sorted_by_category(self._within(other, ranks))
+            held[f"difference/{name}"] = sorted_by_category(self._within(points.where(other), ranks)) - held[f"teacher/{name}"]
+        index = torch.tensor([sorted(set(names)).index(name) for name in names])[order]
+        return held | {"categories": (index[:, None] == index).float()}
+
+
+def _groups(config: MRDConfig) -> dict[str, tuple[str, ...]]:
+    """The terms that share a weight, by the weight's name."""
+    if config.weighting == "mixture" and config.intra == "both":
+        held = {"intra": ("intra/mixture",)}
+    else:
+        held = {f"intra/{name}": (f"intra/{name}",) for name in ("image", "text") if config.intra in ("both", name)}
+    brackets = tuple(f"cross/{name}" for name in ("point_for_image", "point_for_text") if config.cross in ("both", name))
+    return {**held, **({"cross": brackets} if brackets else {})}
+
+
+def _weights(config: MRDConfig, groups: tuple[str, ...]) -> Weights | None:
+    if not groups:
+        return None
+    if config.weighting == "uncertainty":
+        return Uncertainty(len(groups), config.limit)
+    if config.weighting == "softmax":
+        return Softmax(len(groups), config.floor, config.entropy)
+    given = dict(zip(("intra/image", "intra/text", "cross"), config.fixed, strict=True))
+    return Fixed([given[group] if config.weighting == "fixed" else 1.0 for group in groups])
+
+
+def _modalities(embedding: Tensor, batch: TripletBatch, ranks: Ranks) -> tuple[Modality, Modality, Modality]:
+    """Points, images and texts as unit rows of at least float32, gathered once."""
+    if embedding.shape[-1] != batch.image.shape[-1] or embedding.shape[-1] != batch.text.shape[-1]:
+        raise RecipeError(
+            what="student",
+            got=f"embeddings of {embedding.shape[-1]} numbers",
+            wanted=f"{batch.image.shape[-1]}, as the teacher's",
+            try_="build the student with the teacher's width",
+        )
+    wide = torch.promote_types(embedding.dtype, torch.float32)
+    points, image, text = (normalize(rows.to(wide), dim=-1) for rows in (embedding, batch.image, batch.text))
+    present = torch.stack([torch.ones_like(batch.has_image), batch.has_image, batch.has_text])
+    # Only points need a gradient through the gather; three collectives for all.
+    there, teachers = ranks.gather(present.T).T, ranks.gather(torch.stack([image, text], dim=1))
+    rows = ((points, ranks.gather(points)), (image, teachers[:, 0]), (text, teachers[:, 1]))
+    held = [Modality(mine, all_, here, where) for (mine, all_), here, where in zip(rows, present, there, strict=True)]
+    return held[0], held[1], held[2]

@@ -1,0 +1,121 @@
+"""What every student is: points in, embedding and tokens out; and what every student's config has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mrdist.errors import RecipeError
+from mrdist.kinds import Part
+
+if TYPE_CHECKING:
+    from mrdist.recipe import Recipe
+
+NORMS = ("layer", "batch")
+
+
+class Features(NamedTuple):
+    """What a student makes of a batch of clouds. A NamedTuple, because ZeRO-3 looks into what `forward` returns."""
+
+    embedding: Tensor  # [B, E], in the teacher's space, not normalised
+    tokens: Tensor  # [B, G, D], one per group of points that was kept, after the last block
+    centres: Tensor  # [B, G, 3], where those groups are
+
+
+class Student(nn.Module):
+    """A 3D backbone: knows no loss and no process group.
+
+    `blocks` is its stack, in order: what layer-wise learning rates count. Parameters of one number have shape [1].
+    """
+
+    width: int
+    """E: length of an embedding, the same as the teacher's."""
+    blocks: nn.ModuleList
+
+    def forward(self, xyz: Tensor, rgb: Tensor, keys: Tensor | None = None) -> Features:
+        """Embed clouds; no row sees another row.
+
+        Args:
+            xyz: [B, N, 3], z up, about the unit sphere.
+            rgb: [B, N, 3], sRGB in 0..1.
+            keys: [B] int64, one per row: decide in training which groups and which residual branches that row drops,
+                whatever the batch, the rank and torch's own generators. None, or evaluation: nothing is dropped.
+
+        Raises:
+            DataError: fewer points than the student has groups.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class StudentConfig(Part):
+    """What students that group points and put a transformer on the groups have in common."""
+
+    dim: int = 192  # channels of a token
+    depth: int = 12  # blocks
+    heads: int = 3
+    hidden: int = 512  # channels inside a block's MLP
+    groups: int = 512
+    group_size: int = 64  # points per group
+    norm: str = "layer"  # of points: layer | batch (for released weights; its result depends on the number of ranks)
+    patch_dropout: float = 0.0  # share of groups a row leaves out in training
+    drop_path: float = 0.0  # chance that a row skips a residual branch of the last block; falls linearly to 0 at the first
+    recompute: bool = False  # keep no activations of groups and blocks for backward: less memory, a third more time
+
+    def build(self, width: int, *, seed: int) -> Student:
+        """The student with embeddings of length `width`. Equal seeds, equal weights, on every rank; torch's generators stay as they are.
+
+        Raises:
+            RecipeError: fields that do not fit together.
+        """
+        self.fits()
+        with seeded(seed):
+            return self.student(width)
+
+    def student(self, width: int) -> Student:
+        """A student with weights from torch's generators as they stand."""
+        raise NotImplementedError
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse what cannot run, before anything starts."""
+        self.fits()
+        needed = self.points()
+        if recipe.sample < needed:
+            raise RecipeError(what="sample", got=recipe.sample, wanted=f"at least {needed}: the student's groups and their members", try_=f"sample={needed}, or fewer student.groups")
+
+    def points(self) -> int:
+        """The fewest points per cloud that can be grouped."""
+        return self.groups
+
+    def fits(self) -> None:
+        """Refuse fields that contradict one another."""
+        for name in ("dim", "depth", "heads", "hidden", "groups", "group_size"):
+            if getattr(self, name) < 1:
+                raise _refused(name, getattr(self, name), "at least 1", f"student.{name}=1")
+        if self.dim % self.heads:
+            raise _refused("heads", self.heads, f"a divisor of dim={self.dim}", f"student.heads={max(1, self.dim // 64)}")
+        if self.norm not in NORMS:
+            raise _refused("norm", repr(self.norm), " or ".join(NORMS), "student.norm=layer")
+        for name in ("patch_dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise _refused(name, getattr(self, name), "a share from 0 to below 1", f"student.{name}=0")
+
+
+def _refused(name: str, got: object, wanted: str, try_: str) -> RecipeError:
+    return RecipeError(what=f"student.{name}", got=got, wanted=wanted, try_=try_)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's generators start from `seed` inside, and afterwards go on as if nothing had happened."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,81 @@
+"""AdamW: which parameters decay, which learn slower, and how fast at which step."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrdist.recipe import Optim
+
+_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+
+
+def rate(step: int, optim: Optim, steps: int) -> float:
+    """The learning rate of the step after `step` finished ones: linear warm-up, then a cosine down to `final_lr`.
+
+    A function of the step alone: a resumed run, on any number of ranks, has no schedule to restore.
+    """
+    if step < optim.warmup:
+        return optim.lr * (step + 1) / optim.warmup
+    done = min(1.0, (step - optim.warmup) / max(1, steps - optim.warmup))
+    return optim.final_lr + (optim.lr - optim.final_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: to matrices, not to biases, scales, tokens and other vectors (`[1, 1, D]` is one)."""
+    return parameter.squeeze().ndim > 1 and not name.endswith("bias")
+
+
+def slowness(names: list[str], layer_decay: float) -> dict[str, float]:
+    """The factor on the learning rate of each parameter, from its name alone (BEiT, Bao et al. 2022, appendix).
+
+    Parameters of `<student>.blocks.<k>.` get `layer_decay ** (depth - k)`; what the student registers before its
+    blocks (embeddings, tokens) gets `layer_decay ** (depth + 1)`; what comes after them, and everything outside
+    the student (heads, temperatures), gets 1.
+    """
+    found = {name: _BLOCK.search(name) for name in names}
+    numbered = {name: int(match.group(1)) for name, match in found.items() if match}
+    if not numbered or layer_decay == 1.0:
+        return dict.fromkeys(names, 1.0)
+    depth = 1 + max(numbered.values())
+    first = next(name for name in names if name in numbered)
+    owner = first[: first.index("blocks.")]
+    out: dict[str, float] = {}
+    for place, name in enumerate(names):
+        before = name.startswith(owner) and place < names.index(first)
+        exponent = depth - numbered[name] if name in numbered else depth + 1 if before else 0
+        out[name] = layer_decay**exponent
+    return out
+
+
+def groups(module: nn.Module, optim: Optim) -> list[dict[str, Any]]:
+    """Parameter groups for AdamW, in a fixed order; each carries `slowness`, the factor on its learning rate."""
+    learnt = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    factors = slowness(list(learnt), optim.layer_decay)
+    out: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in learnt.items():
+        decayed = decays(name, parameter)
+        group = out.setdefault(
+            (factors[name], decayed),
+            {"params": [], "weight_decay": optim.weight_decay if decayed else 0.0, "slowness": factors[name]},
+        )
+        group["params"].append(parameter)
+    return list(out.values())
+
+
+def adamw(module: nn.Module, optim: Optim, *, fused: bool) -> torch.optim.AdamW:
+    """The optimiser of every engine: decoupled weight decay (Loshchilov & Hutter 2019), one kernel where `fused`."""
+    return torch.optim.AdamW(
+        groups(module, optim), lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay,
+        amsgrad=False, maximize=False, foreach=False, capturable=False, differentiable=False, fused=fused,
+    )  # fmt: skip
+
+
+def set_rate(adam: torch.optim.Optimizer, value: float) -> None:
+    """Set the learning rate of every group to `value` times its factor."""
+    for group in adam.param_groups:
+        group["lr"] = value * group["slowness"]

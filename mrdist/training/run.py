@@ -1,0 +1,295 @@
+"""A live recipe: its folder, ranks, engine, loader, watchers and step."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from mrdist.clock import WAIT, Clock
+from mrdist.errors import CheckpointError, MrdistError, RecipeError
+from mrdist.objectives.base import Loss, Objective
+from mrdist.ranks import Ranks
+from mrdist.recipe import Recipe, plain
+from mrdist.training import checkpoint, rng, why
+from mrdist.training import folder as folders
+from mrdist.training.engine import Engine, Make
+from mrdist.training.reading import Reading, read
+from mrdist.training.stopping import Stop
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from mrdist.training.watchers import Watcher
+
+logger = logging.getLogger(__name__)
+
+
+class Loader(Protocol):
+    """Where batches come from."""
+
+    def batches(self, after: int) -> Iterable[Any]:
+        """This rank's rows of the global batches that come after `after` steps, on its device, without end."""
+
+
+class _StudentPart(Protocol):
+    def build(self, width: int, *, seed: int) -> nn.Module: ...
+
+
+class _ObjectivePart(Protocol):
+    def build(self, student: nn.Module) -> Objective[Any]: ...
+
+
+class _EnginePart(Protocol):
+    def build(self, make: Make, recipe: Recipe, ranks: Ranks, device: torch.device) -> Engine: ...
+
+
+def choose_device(recipe: Recipe) -> torch.device:
+    """`auto` is this rank's GPU, if there is one.
+
+    Raises:
+        RecipeError: a GPU is wanted and there is none, or the name is unknown.
+    """
+    here = torch.cuda.is_available()
+    if recipe.device not in ("auto", "cpu", "cuda"):
+        raise RecipeError(what="device", got=repr(recipe.device), wanted="auto, cpu or cuda", try_="device=auto")
+    if recipe.device == "cuda" and not here:
+        raise RecipeError(what="device", got="cuda, and torch sees no GPU", wanted="a GPU", try_="device=auto, or mrdist doctor")
+    return torch.device("cuda", torch.cuda.current_device()) if here and recipe.device != "cpu" else torch.device("cpu")
+
+
+@dataclass
+class Run:
+    """Made by `Run.open`. `with run:` surrounds its training; `train` does that."""
+
+    recipe: Recipe
+    folder: Path
+    ranks: Ranks
+    engine: Engine
+    loader: Loader
+    make: Make
+    watchers: list[Watcher] = field(default_factory=list)
+    step: int = 0
+    batch: Any = None  # the batch at hand
+    measured: dict[str, float] = field(default_factory=dict)  # what was evaluated after this step
+    best: tuple[float, int] | None = None  # the best of what was evaluated, and its step
+
+    def __post_init__(self) -> None:
+        self._stop = Stop(self.folder / "stop" if self.ranks.first else None)
+        self._agreed_to_stop = False
+        self._reading: Reading | None = None
+        self._log = folders.log_to(self.folder / "ranks" / f"{self.ranks.rank:04d}.log")
+
+    @classmethod
+    def open(cls, recipe: Recipe, folder: Path, ranks: Ranks, loader: Loader, width: int, watchers: Sequence[Watcher] = ()) -> Run:
+        """Begin a run in a new folder, or go on with the one that is there. Every rank calls.
+
+        Args:
+            width: length of the teacher's embeddings, and so of the student's.
+            watchers: more of them; they see a step before it is written down and saved.
+
+        Raises:
+            RecipeError: the folder belongs to another recipe or cannot be seen by all, or the recipe does not fit these ranks.
+            CheckpointError: the folder has taken steps, and no checkpoint of them is whole.
+        """
+        from mrdist.training.watchers import standard
+
+        if recipe.batch % ranks.size:
+            nearest = max(1, round(recipe.batch / ranks.size)) * ranks.size
+            raise RecipeError(what="batch", got=recipe.batch, wanted=f"a multiple of {ranks.size} ranks", try_=f"batch={nearest}")
+        device = choose_device(recipe)
+        ranks = replace(ranks, clock=Clock(device))
+        _first(ranks, lambda: folders.lay_out(folder, recipe))
+        _seen_by_all(folder / "recipe.yaml", ranks)
+        rng.seed_all(recipe.seed, ranks.rank)
+
+        def make() -> Objective[Any]:
+            student = cast(_StudentPart, recipe.student).build(width, seed=recipe.seed)
+            return cast(_ObjectivePart, recipe.objective).build(student)
+
+        engine = cast(_EnginePart, recipe.engine).build(make, recipe, ranks, device)
+        run = cls(recipe, folder, ranks, engine, loader, make)
+        run.loader = _Marked(loader, run)
+        run._go_on()
+        run.watchers = standard(run, watchers)
+        return run
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps of the recipe are done."""
+        return self.step >= self.recipe.steps
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether some rank was asked to stop; all ranks know it after the same step."""
+        return self._agreed_to_stop
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The shapes of the batch at hand."""
+        return tuple(getattr(self.batch, "ids", ()))
+
+    @cached_property
+    def board(self) -> SummaryWriter | None:
+        """TensorBoard's writer, on the first rank. Steps that a resumed run takes again replace the old ones."""
+        if not self.ranks.first:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder / "board"), purge_step=self.step + 1)  # type: ignore[no-untyped-call]
+
+    def reading(self, loss: Loss) -> Reading:
+        """The numbers of the step just done. Every rank calls it; ranks talk on the first call after a step."""
+        if self._reading is None or self._reading.step != self.step:
+            engine = self.engine
+            self._reading, self._agreed_to_stop = read(
+                loss, self._stop.asked, step=self.step, rate=engine.learning_rate, gradient_norm=engine.gradient_norm,
+                rows=self.recipe.batch, ranks=self.ranks,
+            )  # fmt: skip
+        return self._reading
+
+    def save(self) -> Path:
+        """Write a checkpoint of this step, unless it is there, and point `latest` to it. Every rank calls.
+
+        Raises:
+            CheckpointError: it could not be written; older ones are untouched.
+        """
+        place = self.folder / "steps" / f"{self.step:08d}"
+        if not self.ranks.objects((place / checkpoint.INDEX).is_file())[0]:
+            facts = {
+                "step": self.step,
+                "best": self.best,
+                "exported": self.engine.export_prefix(),
+                "code": folders.code() if self.ranks.first else {},
+                "recipe": plain(self.recipe),
+            }
+            with self.ranks.clock.at("save"):
+                checkpoint.write(place, self.engine.state(), rng.taken(), facts, self.ranks)
+            logger.info("step %d: saved %s", self.step, place)
+        if self.ranks.first:
+            checkpoint.point(self.folder / "latest", place)
+        return place
+
+    def student(self) -> nn.Module:
+        """A plain copy of what the run exports (averaged weights, if there are any), in evaluation mode, on every rank.
+
+        It knows no engine and no other rank: any rank may call it any number of times. Every rank must make one.
+        """
+        student = self.make().exported()
+        student.load_state_dict(self.engine.student_state())
+        return student.to(self.engine.device).eval()
+
+    def export(self) -> dict[str, Tensor] | None:
+        """The state dict of `student()`, on the CPU of the first rank; None on the others. Every rank calls."""
+        state = self.engine.student_state(keep=self.ranks.first)
+        return state if self.ranks.first else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if error is None:
+                for watcher in self.watchers:
+                    watcher.at_end(self)
+            else:
+                why.append(self.folder / "why.txt", why.failure(error, self.ranks, self.step, self.ids))
+        finally:
+            for watcher in self.watchers:
+                watcher.close()
+            if self.board is not None:
+                self.board.close()  # type: ignore[no-untyped-call]
+            self._stop.close()
+            folders.log_no_more(self._log)
+        if error is None and self.ranks.first and (self.folder / "why.txt").is_file():
+            os.replace(self.folder / "why.txt", self.folder / "silences.txt")  # it went on after all
+
+    def _go_on(self) -> None:
+        """Load the newest checkpoint that is whole, if there is any."""
+        refused: list[str] = []
+        stored = None
+        for place in self.ranks.objects(checkpoint.complete(self.folder / "steps"))[0]:
+            try:
+                stored = checkpoint.opened(place, self.ranks)
+                break
+            except CheckpointError as wrong:
+                logger.warning("passed over a checkpoint: %s", wrong)
+                refused.append(str(wrong))
+        metrics = self.folder / "metrics.jsonl"
+        taken = self.ranks.objects(folders.last_step(metrics))[0]
+        if stored is not None:
+            self._load(stored)
+        elif refused or taken:
+            lost = f"steps 1 to {taken} were taken and never saved"
+            raise CheckpointError(
+                what=str(self.folder), got="; ".join(refused) or lost, wanted="a checkpoint to go on from", try_="begin anew in a new folder"
+            )
+        if self.ranks.first:
+            folders.cut_metrics(metrics, self.step)
+
+    def _load(self, stored: checkpoint.Stored) -> None:
+        changed = folders.differences(stored.facts["recipe"], plain(self.recipe))
+        if changed:
+            raise CheckpointError(
+                what=str(stored.folder), got=f"another recipe: {', '.join(changed)}", wanted="this run's recipe", try_="its own run folder"
+            )
+        stored.check(self.engine.shapes())
+        self.step = int(stored.facts["step"])
+        self.engine.load(stored, self.step)
+        best = stored.facts["best"]
+        self.best = (float(best[0]), int(best[1])) if best else None
+        own = stored.own(self.ranks)
+        if own:
+            rng.put_back(own)
+        else:
+            rng.seed_all(self.recipe.seed, self.ranks.rank, self.step)
+        logger.info("went on from %s on %d ranks (it was written on %d)", stored.folder, self.ranks.size, stored.facts["ranks"])
+
+
+@dataclass
+class _Marked:
+    """A loader that keeps the run's batch, and lets its clock see who waits."""
+
+    loader: Loader
+    run: Run
+
+    def batches(self, after: int) -> Iterator[Any]:
+        served = iter(self.loader.batches(after))
+        while True:
+            with self.run.ranks.clock.at(WAIT):
+                self.run.batch = next(served, None)
+            if self.run.batch is None:
+                return
+            yield self.run.batch
+
+
+def _first(ranks: Ranks, work: Callable[[], None]) -> None:
+    """Let the first rank work; what goes wrong there goes wrong everywhere."""
+    trouble: Exception | None = None
+    if ranks.first:
+        try:
+            work()
+        except (MrdistError, OSError) as wrong:
+            trouble = wrong
+    trouble = ranks.objects(trouble)[0]
+    if trouble is not None:
+        raise trouble
+
+
+def _seen_by_all(file: Path, ranks: Ranks, *, within: float = 20.0) -> None:
+    """Raises RecipeError where a rank does not see a file of the first one; shared file systems may need some seconds."""
+    deadline = time.monotonic() + within
+    while not file.is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    blind = [rank for rank, seen in enumerate(ranks.objects(file.is_file())) if not seen]
+    if blind:
+        raise RecipeError(what=str(file.parent), got=f"not there for ranks {blind}", wanted="a folder that all ranks share", try_="runs=/shared/folder")

@@ -1,0 +1,112 @@
+"""One process or four: the same loss, the same terms, the same gradient, however captions are spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mrdist.ranks import Ranks
+from mrdist.shapes import TripletBatch
+from mrdist.testing import on_ranks, share, tiny_triplets
+from tests.unit.objectives.plain import Choice, choices, gradients, masked, objective
+
+BATCHES: dict[str, tuple[list[int] | None, list[int] | None]] = {
+    "uneven": (None, None),  # 1 of 8 without image; captions 2, 1, 1, 0 on four ranks
+    "one rank has nothing": ([1, 1, 0, 0, 1, 1, 1, 1], [1, 1, 0, 0, 1, 0, 1, 1]),
+    "no caption anywhere": (None, [0] * 8),
+}
+MORE: list[dict[str, Any]] = [
+    {"intra": "none", "cross": "none"},
+    {"intra": "image"},
+    {"intra": "text", "cross": "none"},
+    {"diagonal": True},
+    {"align_limit": 5.0, "limit": 0.1},  # at their bounds
+]
+
+
+def batch(kind: str) -> TripletBatch:
+    return masked(tiny_triplets(8, dtype=torch.float64), *BATCHES[kind])
+
+
+@dataclass(frozen=True)
+class LocalMeans(Ranks):
+    """What most repositories do: the mean of the rows that this rank happens to have."""
+
+    def mean(self, values: Tensor, where: Tensor) -> Tensor:
+        return (values * where).sum() / where.sum().clamp(min=1)
+
+
+def measured(ranks: Ranks, options: list[dict[str, Any]], kinds: list[str], local: bool = False) -> list[list[float]]:
+    """For every batch and option: the global loss, then terms and figures, then the gradient as a data-parallel engine averages it."""
+    ranks = LocalMeans(ranks.rank, ranks.size, ranks.group) if local else ranks
+    rows: list[list[float]] = []
+    for kind in kinds:
+        mine = share(batch(kind), ranks)
+        for option in options:
+            built = objective(**option)
+            loss = built(mine, ranks)
+            held = [loss.total.detach(), *loss.terms.values(), *loss.figures.values(), *gradients(built, loss.total).values()]
+            shared = len(loss.terms) + len(loss.figures)
+            flat = torch.cat([value.reshape(-1) for value in held])
+            whole = ranks.average(flat)
+            # Terms and figures come out global on every rank: averaging them must change nothing.
+            assert torch.allclose(whole[1 : 1 + shared], flat[1 : 1 + shared], rtol=1e-13, atol=0)
+            rows.append(whole.tolist())
+    return rows
+
+
+def furthest(got: list[list[float]], wanted: list[list[float]]) -> float:
+    """The largest difference, relative to the size of what it is a part of (loss and terms, or gradient)."""
+    off = 0.0
+    for one, other in zip(got, wanted, strict=True):
+        a, b = torch.tensor(one, dtype=torch.float64), torch.tensor(other, dtype=torch.float64)
+        assert torch.isfinite(b).all()
+        off = max(off, float((a - b).abs().max() / b.abs().max().clamp(min=1)))
+    return off
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_every_option_gives_the_same_loss_terms_and_gradient_on_any_number_of_ranks(size: int) -> None:
+    options: list[dict[str, Any]] = [*choices(), *MORE]
+    wanted = measured(Ranks.alone(), options, ["uneven"])
+    for rows in on_ranks(size, measured, options, ["uneven"]):
+        assert furthest(rows, wanted) < 1e-12
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_missing_caption_changes_nothing_wherever_it_is_missing(size: int) -> None:
+    options: list[dict[str, Any]] = [*some(), *MORE]
+    kinds = ["one rank has nothing", "no caption anywhere"]
+    wanted = measured(Ranks.alone(), options, kinds)
+    for rows in on_ranks(size, measured, options, kinds):
+        assert furthest(rows, wanted) < 1e-12
+
+
+def test_a_local_mean_is_another_loss_on_another_number_of_ranks() -> None:
+    """The test above can fail: it does, for each option, when means are local."""
+    for option in some():
+        wanted = measured(Ranks.alone(), [option], ["uneven"])
+        assert furthest(measured(Ranks.alone(), [option], ["uneven"], True), wanted) < 1e-12
+    held = on_ranks(2, measured, some(), ["uneven"], True)
+    for i, option in enumerate(some()):
+        assert furthest(held[0][i : i + 1], measured(Ranks.alone(), [option], ["uneven"])) > 1e-3
+
+
+def some() -> list[Choice]:
+    """One divergence of each representation, all weights."""
+    return choices(lambda c: c["divergence"] in ("jeffrey", "l1") and c["cross"] == "both")
+
+
+def pictured(ranks: Ranks) -> dict[str, Tensor]:
+    return {name: held.clone() for name, held in objective().pictures(share(batch("uneven"), ranks), ranks).items()}
+
+
+def test_pictures_are_the_same_on_every_rank() -> None:
+    wanted = pictured(Ranks.alone())
+    for held in on_ranks(2, pictured):
+        assert held.keys() == wanted.keys()
+        assert all(torch.allclose(held[name], wanted[name], atol=1e-12) for name in wanted)

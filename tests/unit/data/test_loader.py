@@ -1,0 +1,188 @@
+"""The order and the look of samples depend on (seed, epoch, shape) and on nothing else."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mrdist.data.loader import Loader
+from mrdist.data.triplets import TripletStore
+from mrdist.errors import DataError, RecipeError
+from mrdist.ranks import Ranks
+from mrdist.recipe import Augment
+from mrdist.shapes import TripletBatch
+from tests.unit.data.test_triplets import POINTS, WIDTH, split_of, triplet, write_store
+
+TRAIN = sum(split_of(k) == "train" for k in range(40))  # 32
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TripletStore:
+    return write_store(tmp_path_factory.mktemp("store"), [range(15), range(15, 40)])
+
+
+def loader(store: TripletStore, **changes: Any) -> Loader:
+    given: dict[str, Any] = {
+        "batch": 8,
+        "sample": 20,
+        "seed": 1,
+        "ranks": Ranks.alone(),
+        "augment": Augment(),
+        "workers": 0,
+        "device": "cpu",
+    }
+    return Loader(store, "train", **{**given, **changes})
+
+
+def take(loader: Loader, count: int, after: int = 0) -> list[TripletBatch]:
+    return list(islice(loader.batches(after), count))
+
+
+def equal(a: TripletBatch, b: TripletBatch) -> bool:
+    same = all(torch.equal(value, b.tensors()[name]) for name, value in a.tensors().items())
+    return same and (a.ids, a.categories) == (b.ids, b.categories)
+
+
+def joined(shares: list[TripletBatch]) -> TripletBatch:
+    tensors = {name: torch.cat([share.tensors()[name] for share in shares]) for name in shares[0].tensors()}
+    return TripletBatch(**tensors, ids=sum((s.ids for s in shares), ()), categories=sum((s.categories for s in shares), ()))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_global_batch_is_the_same_on_any_number_of_ranks_and_workers(store: TripletStore, size: int, workers: int) -> None:
+    whole = take(loader(store), 9)
+    shares = [take(loader(store, ranks=Ranks(rank, size), workers=workers), 9) for rank in range(size)]
+    for step, batch in enumerate(whole):
+        assert equal(batch, joined([share[step] for share in shares]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("after", [1, 3, 4, 7])
+def test_resuming_after_some_steps_gives_the_batches_that_would_have_come(store: TripletStore, after: int, workers: int) -> None:
+    whole = take(loader(store), 9)
+    resumed = take(loader(store, workers=workers), 9 - after, after=after)
+    assert all(equal(a, b) for a, b in zip(whole[after:], resumed, strict=True))
+
+
+def test_every_shape_comes_once_per_epoch_and_every_epoch_has_its_order(store: TripletStore) -> None:
+    assert loader(store).steps_per_epoch == TRAIN // 8
+    epochs = [[name for batch in take(loader(store), 4, after=4 * e) for name in batch.ids] for e in range(3)]
+    expected = sorted(triplet(k).id for k in range(40) if split_of(k) == "train")
+    assert [sorted(epoch) for epoch in epochs] == [expected] * 3
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    other = [name for batch in take(loader(store, seed=2), 4) for name in batch.ids]
+    assert sorted(other) == expected
+    assert other != epochs[0]
+
+
+def test_the_last_incomplete_batch_of_an_epoch_is_left_out(store: TripletStore) -> None:
+    assert loader(store, batch=12).steps_per_epoch == 2
+    first = [name for batch in take(loader(store, batch=12), 2) for name in batch.ids]
+    assert len(set(first)) == 24
+    assert len({name for batch in take(loader(store, batch=12), 8) for name in batch.ids}) == TRAIN  # other epochs leave out others
+
+
+def test_how_a_shape_looks_depends_on_seed_epoch_and_shape_not_on_its_place(store: TripletStore) -> None:
+    def looks(steps: int, **changes: Any) -> dict[str, torch.Tensor]:
+        return {name: batch.xyz[k] for batch in take(loader(store, **changes), steps) for k, name in enumerate(batch.ids)}
+
+    small, large = looks(4), looks(2, batch=16)
+    assert all(torch.equal(small[name], large[name]) for name in small)
+    other_seed = looks(4, seed=2)
+    second = {name: batch.xyz[k] for batch in take(loader(store), 4, after=4) for k, name in enumerate(batch.ids)}
+    assert not any(torch.equal(small[name], other[name]) for other in (other_seed, second) for name in small)
+
+
+def test_rows_are_what_the_store_holds(store: TripletStore) -> None:
+    nothing = Augment(scale=(1.0, 1.0), shift=0.0, tilt=0.0, yaw=False, drop_colour=0.0)
+    by_id = {triplet(k).id: triplet(k) for k in range(40)}
+    chosen: dict[str, set[bytes]] = {}
+    for batch in take(loader(store, augment=nothing), 40):
+        for k, name in enumerate(batch.ids):
+            held = by_id[name]
+            assert batch.categories[k] == held.category
+            stored = {(*xyz, *rgb) for xyz, rgb in zip(held.points.xyz.tolist(), held.points.rgb.tolist(), strict=True)}
+            picked = [(*xyz, *rgb) for xyz, rgb in zip(batch.xyz[k].tolist(), batch.rgb[k].tolist(), strict=True)]
+            assert len(picked) == len(set(picked)) == 20
+            assert set(picked) <= stored
+            for has, row, rows in ((batch.has_image, batch.image, held.image), (batch.has_text, batch.text, held.text)):
+                assert bool(has[k]) == (len(rows) > 0)
+                if len(rows) == 0:
+                    assert (row[k] == 0).all()
+                else:
+                    assert float(row[k].norm()) == pytest.approx(1, abs=1e-6)
+                    nearest = int(np.argmax(rows.astype(np.float32) @ row[k].numpy()))
+                    np.testing.assert_allclose(row[k], rows[nearest].astype(np.float32), atol=1e-3)
+                    chosen.setdefault(name, set()).add(row[k].numpy().tobytes())
+    assert all(len(chosen[held.id]) == len(held.image) + len(held.text) for held in by_id.values() if held.id in chosen)
+
+
+def test_batches_have_the_types_that_were_promised(store: TripletStore) -> None:
+    (batch,) = take(loader(store), 1)
+    assert {name: (tuple(value.shape), value.dtype) for name, value in batch.tensors().items()} == {
+        "xyz": ((8, 20, 3), torch.float32),
+        "rgb": ((8, 20, 3), torch.float32),
+        "image": ((8, WIDTH), torch.float32),
+        "text": ((8, WIDTH), torch.float32),
+        "has_image": ((8,), torch.bool),
+        "has_text": ((8,), torch.bool),
+        "keys": ((8,), torch.int64),
+    }
+    assert (batch.keys >= 0).all()
+    assert len(set(batch.keys.tolist())) == 8
+
+
+def test_all_points_are_taken_in_their_order_when_no_fewer_are_wanted(store: TripletStore) -> None:
+    nothing = Augment(scale=(1.0, 1.0), shift=0.0, tilt=0.0, yaw=False, drop_colour=0.0)
+    (batch,) = take(loader(store, sample=POINTS, augment=nothing), 1)
+    for k, name in enumerate(batch.ids):
+        np.testing.assert_array_equal(batch.xyz[k], triplet(int(name.split("-")[1])).points.xyz)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shape_that_cannot_be_read_is_named(tmp_path: Path, workers: int) -> None:
+    held = write_store(tmp_path, [range(15), range(15, 40)])
+    (part,) = tmp_path.glob("00001-*.safetensors")
+    os.truncate(part, 1000)
+    with pytest.raises(DataError, match=rf"shape 'shape-0[123]\d-é' in .*{part.name}: got 1000 bytes"):
+        take(loader(held, workers=workers), 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 33}, f"got {TRAIN} shapes, wanted at least one batch of 33.*batch=32"),
+        ({"batch": 9, "ranks": Ranks(0, 4)}, "batch: got 9, wanted a multiple of 4 ranks. Try: batch=8"),
+        ({"sample": POINTS + 1}, f"sample: got {POINTS + 1}, wanted 1 to {POINTS} stored points"),
+        ({"sample": 0}, "sample: got 0"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_at_once(store: TripletStore, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((DataError, RecipeError), match=message):
+        loader(store, **changes)
+
+
+def test_a_loader_that_is_left_leaves_no_thread_behind(store: TripletStore) -> None:
+    import threading
+
+    before = threading.active_count()
+    batches = loader(store, workers=2).batches(0)
+    next(batches)
+    assert threading.active_count() > before
+    batches.close()
+    assert threading.active_count() == before
+
+
+def test_another_rule_changes_no_choice_of_view_or_caption(store: TripletStore) -> None:
+    with_drops = take(loader(store, augment=replace(Augment(), drop_points=0.5)), 4)
+    for a, b in zip(take(loader(store), 4), with_drops, strict=True):
+        assert torch.equal(a.image, b.image)
+        assert torch.equal(a.text, b.text)
