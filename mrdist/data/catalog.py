@@ -44,7 +44,8 @@ class Catalog:
             partial: leave out shapes whose mesh is missing, and name them in `missing`, instead of raising.
 
         Raises:
-            DataError: nothing to read, a column or value that makes no sense, ids that repeat, a path that leaves the folder, a missing mesh.
+            DataError: nothing to read, a column or value that makes no sense, ids that repeat, a path that leaves the folder, or a
+                missing mesh.
         """
         manifest = find(Path(path))
         root = (manifest if manifest.is_dir() else manifest.parent).resolve()

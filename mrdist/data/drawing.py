@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from mrdist.shapes import Bytes, Shape, digest
 def warm() -> None:
     """Draw a tetrahedron: loads, before any shape is seen, what every child needs, and fails where no shape could be drawn."""
     from mrdist.data.mesh import Material, Mesh
-    from mrdist.data.readers import read_mesh  # noqa: F401 - for the children
+    from mrdist.data.obj import read_obj  # noqa: F401 - a second of imports that no child should spend
     from mrdist.data.sampling import sample
 
     corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=np.float32) / np.sqrt(np.float32(3))
@@ -99,15 +100,22 @@ def _check_hash(path: Path, wanted: str, limits: Limits) -> None:
 class ShapeRenderer:
     """Draws shapes of one catalogue, whatever they are: a bad one costs itself only. Belongs to one thread; close it."""
 
+    work: ClassVar[str] = "mrdist.data.drawing:render_shape"
+
     def __init__(self, root: Path, *, views: Views, limits: Limits, points: int) -> None:
         self._same = {"root": str(root), "views": asdict(views), "limits": asdict(limits), "points": points}
-        self._sandbox = Sandbox("mrdist.data.drawing:render_shape", limits, warm="mrdist.data.drawing:warm")
+        self._sandbox = Sandbox(self.work, limits, warm="mrdist.data.drawing:warm")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def pid(self) -> int:
+        """The process whose children draw; another one after it had to be replaced."""
+        return self._sandbox.pid
 
     def close(self) -> None:
         """End the child processes."""
@@ -121,8 +129,6 @@ class ShapeRenderer:
     def draw(self, shape: Shape) -> Outcome:
         """What came of a shape. One that crashed or took too long is tried once more: the machine may have been short of something."""
         outcome = self._sandbox.run(self.request(shape))
-        return outcome if outcome.ok or not _may_pass(outcome.reason) else self._sandbox.run(self.request(shape))
-
-
-def _may_pass(reason: str) -> bool:
-    return not reason.startswith("reject")
+        if outcome.ok or re.match(r"\w+: ", outcome.reason):  # the child said itself what is wrong, and would say it again
+            return outcome
+        return self._sandbox.run(self.request(shape))

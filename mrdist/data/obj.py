@@ -13,7 +13,7 @@ from mrdist.data.assets import Assets, picture
 from mrdist.data.colour import linear
 from mrdist.data.flatten import NEUTRAL, Piece
 from mrdist.data.mesh import Material
-from mrdist.data.polygons import fans, light
+from mrdist.data.polygons import fans, light, utf8
 from mrdist.errors import DataError
 from mrdist.shapes import Bytes
 
@@ -30,7 +30,7 @@ def read_obj(data: bytes, assets: Assets) -> list[Piece]:
     if claimed > assets.limits.faces:
         raise DataError(what=assets.name, got=f"{claimed} faces", wanted=f"at most {assets.limits.faces} faces", try_="decimate the mesh")
     neighbours = _Neighbours(assets)
-    loaded = load_obj(io.BytesIO(_counted_from_the_start(data)), resolver=cast(Any, neighbours))
+    loaded = load_obj(io.BytesIO(_counted_from_the_start(utf8(data))), resolver=cast(Any, neighbours))
     if neighbours.refusal is not None:
         raise neighbours.refusal
     return [_obj_piece(part, neighbours) for part in loaded.get("geometry", {}).values()]
@@ -49,7 +49,9 @@ class _Neighbours:
         place = name.rsplit(maxsplit=1)[-1] if name.startswith("-") else name
         try:
             data = self.assets.read(place.replace("\\", "/"))
-            if not place.lower().endswith(".mtl"):
+            if place.lower().endswith(".mtl"):
+                data = utf8(data)
+            else:
                 what = f"{self.assets.name}, texture {place[:80]!r}"
                 self.pictures[name] = picture(data, self.assets.limits.texture_pixels, what)
         except DataError as error:

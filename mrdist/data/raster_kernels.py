@@ -11,8 +11,10 @@ the same picture. Vertices are snapped to a grid finer than the samples and edge
 share an edge leave no gap. Warp checks no bounds: `mrdist.data.raster` checks the mesh before.
 """
 
-# Kernels are Warp's language in Python's clothes; mypy reads `int` where Warp means a 32-bit number.
+# Warp's language in Python's clothes: mypy reads `int` where Warp means a 32-bit number, and a number that changes in a
+# loop must be born as `int(0)`.
 # mypy: disable-error-code="misc, index, assignment, operator, arg-type, call-overload, no-any-return, no-untyped-def"
+# ruff: noqa: RUF046, UP018
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from mrdist.data.raster_triangles import inside, key_of, steps, triangle, weight
 
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 
-EMPTY = wp.constant(wp.uint64(0xFFFFFFFFFFFFFFFF))
+EMPTY = wp.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 @wp.kernel
@@ -38,7 +40,7 @@ def wind(scene: Scene):
 
 
 @wp.kernel
-def halve(texels: wp.array[wp.uint32], light: wp.array[wp.float32], srgb: wp.array[wp.uint8], source: int, width: int, height: int, target: int):
+def halve(scene: Scene, srgb: wp.array[wp.uint8], source: int, width: int, height: int, target: int):
     """The next level of a texture: means of 2 x 2 texels in linear light, weighted by alpha so that what is
     transparent lends no colour."""
     x, y = wp.tid()
@@ -48,7 +50,7 @@ def halve(texels: wp.array[wp.uint32], light: wp.array[wp.float32], srgb: wp.arr
     for j in range(2):
         for i in range(2):
             at = source + wp.min(2 * y + j, height - 1) * width + wp.min(2 * x + i, width - 1)
-            t = decoded(texels[at], light)
+            t = decoded(scene.texels[at], scene.light)
             rgb = wp.vec3(t[0], t[1], t[2])
             plain += rgb
             colour += rgb * t[3]
@@ -61,14 +63,14 @@ def halve(texels: wp.array[wp.uint32], light: wp.array[wp.float32], srgb: wp.arr
     g = wp.uint32(encoded(srgb, colour[1]))
     b = wp.uint32(encoded(srgb, colour[2]))
     a = wp.uint32(alpha * 63.75 + 0.5)
-    texels[target + y * wp.max(width >> 1, 1) + x] = r | (g << wp.uint32(8)) | (b << wp.uint32(16)) | (a << wp.uint32(24))
+    scene.texels[target + y * wp.max(width >> 1, 1) + x] = r | (g << wp.uint32(8)) | (b << wp.uint32(16)) | (a << wp.uint32(24))
 
 
 @wp.kernel
-def project(scene: Scene, frame: Frame, first: int):
+def project(scene: Scene, frame: Frame):
     """Vertices as the cameras see them, snapped to the grid."""
     view, i = wp.tid()
-    p = frame.axes[first + view] * scene.positions[i]
+    p = frame.axes[view] * scene.positions[i]
     near = 1.0 / wp.max(frame.distance - p[2], 0.001)
     middle = 0.5 * float(frame.samples)
     steps = float(1 << frame.shift)
@@ -147,7 +149,7 @@ class Group:
     """The samples of one pixel that show one face: one bit each, and their middle in steps of the grid."""
 
     bits: wp.uint64
-    count: wp.int32
+    count: int
     middle: wp.vec2
 
 
@@ -171,7 +173,7 @@ def group(frame: Frame, keys: wp.array[wp.uint64], corner: int, x: int, y: int, 
 
 
 @wp.kernel
-def veil(scene: Scene, frame: Frame, first: int, lanes: int, layer: wp.array[wp.uint64], found: wp.array[wp.int32]):
+def veil(scene: Scene, frame: Frame, lanes: int, layer: wp.array[wp.uint64], found: wp.array[wp.int32]):
     """Lay a peeled layer behind those before it; `found` says whether there was any."""
     view, y, lane = wp.tid()
     ss = frame.supersampling
@@ -179,7 +181,7 @@ def veil(scene: Scene, frame: Frame, first: int, lanes: int, layer: wp.array[wp.
         corner = (view * frame.samples + y * ss) * frame.samples + x * ss
         done = wp.uint64(0)
         for n in range(ss * ss):
-            key = layer[corner + n / ss * frame.samples + n % ss]
+            key = layer[corner + n // ss * frame.samples + n % ss]
             if key != EMPTY and ((done >> wp.uint64(n)) & wp.uint64(1)) == wp.uint64(0):
                 face = wp.uint32(key)
                 g = group(frame, layer, corner, x, y, face)
@@ -187,10 +189,10 @@ def veil(scene: Scene, frame: Frame, first: int, lanes: int, layer: wp.array[wp.
                 s = spot(scene, frame, view, int(face), g.middle)
                 rgba = colour(scene, int(face), s)
                 opacity = wp.clamp(rgba[3], 0.0, 1.0)
-                bright = lit(scene, frame, frame.axes[first + view], s) * opacity
+                bright = lit(scene, frame, frame.axes[view], s) * opacity
                 for m in range(ss * ss):
                     if ((g.bits >> wp.uint64(m)) & wp.uint64(1)) == wp.uint64(1):
-                        at = corner + m / ss * frame.samples + m % ss
+                        at = corner + m // ss * frame.samples + m % ss
                         before = frame.veil[at]
                         through = before[3]
                         frame.veil[at] = wp.vec4(
@@ -208,16 +210,16 @@ def let_through(frame: Frame, corner: int, bits: wp.uint64):
     total = float(0.0)
     for n in range(frame.supersampling * frame.supersampling):
         if ((bits >> wp.uint64(n)) & wp.uint64(1)) == wp.uint64(1):
-            total += frame.veil[corner + n / frame.supersampling * frame.samples + n % frame.supersampling][3]
+            total += frame.veil[corner + n // frame.supersampling * frame.samples + n % frame.supersampling][3]
     return total
 
 
 @wp.kernel
-def resolve(scene: Scene, frame: Frame, first: int, lanes: int, pictures: wp.array[wp.uint8]):
+def resolve(scene: Scene, frame: Frame, lanes: int, pictures: wp.array[wp.uint8]):
     """Samples into pixels: each face of a pixel is shaded once, in the middle of the samples that show it."""
     view, y, lane = wp.tid()
     ss = frame.supersampling
-    axes = frame.axes[first + view]
+    axes = frame.axes[view]
     for x in range(lane, frame.pixels, lanes):
         corner = (view * frame.samples + y * ss) * frame.samples + x * ss
         light = wp.vec3(0.0, 0.0, 0.0)

@@ -1,7 +1,9 @@
 """What a point of a face looks like to a camera: the rasteriser's scene, textures, materials and light, in NVIDIA Warp."""
 
-# Functions here are Warp's language in Python's clothes; mypy reads `int` where Warp means a 32-bit number.
+# Warp's language in Python's clothes: mypy reads `int` where Warp means a 32-bit number, and a number that changes in a
+# loop must be born as `int(0)`.
 # mypy: disable-error-code="misc, index, assignment, operator, arg-type, call-overload, no-any-return, no-untyped-def"
+# ruff: noqa: RUF046, UP018
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ import warp as wp
 class Look:
     """A texture in the store of texels, finest level first; no levels: no texture."""
 
-    first: wp.int32
-    width: wp.int32
-    height: wp.int32
-    levels: wp.int32
-    cutoff: wp.float32
+    first: int
+    width: int
+    height: int
+    levels: int
+    cutoff: float
 
 
 @wp.struct
@@ -43,19 +45,19 @@ class Frame:
     keys: wp.array[wp.uint64]  # [views, samples, samples]
     veil: wp.array[wp.vec4]  # [views, samples, samples] light of peeled layers, and what they let through
     srgb: wp.array[wp.uint8]  # sRGB byte of linear light in equal steps
-    vertices: wp.int32
-    pixels: wp.int32
-    supersampling: wp.int32
-    samples: wp.int32  # pixels * supersampling
-    shift: wp.int32  # a sample is 2 ** shift steps of the grid
-    veiled: wp.int32
-    distance: wp.float32
-    focal: wp.float32  # samples per unit at depth 1
-    nearest: wp.float32  # largest 1 / depth
-    stretch: wp.float32
+    vertices: int
+    pixels: int
+    supersampling: int
+    samples: int  # pixels * supersampling
+    shift: int  # a sample is 2 ** shift steps of the grid
+    veiled: int
+    distance: float
+    focal: float  # samples per unit at depth 1
+    nearest: float  # largest 1 / depth
+    stretch: float
     lights: wp.vec4  # ambient, sky, lamp, key
     key_towards: wp.vec3
-    ground: wp.float32  # linear light
+    ground: float  # linear light
     ground_byte: wp.uint8
 
 
@@ -111,8 +113,8 @@ class Spot:
 
     corner: wp.vec3i
     weight: wp.vec3  # of the corners, true to perspective
-    spread: wp.float32  # texture area per pixel, in units of uv
-    front: wp.int32  # seen from the side its normals point to
+    spread: float  # texture area per pixel, in units of uv
+    front: int  # seen from the side its normals point to
 
 
 @wp.func

@@ -1,6 +1,6 @@
 """Which samples a face covers, and how near it is there: whole-number geometry of the rasteriser, in NVIDIA Warp."""
 
-# Functions here are Warp's language in Python's clothes; mypy reads `int` where Warp means a 32-bit number.
+# Warp's language in Python's clothes: mypy reads `int` where Warp means a 32-bit number.
 # mypy: disable-error-code="misc, index, assignment, operator, arg-type, call-overload, no-any-return, no-untyped-def"
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import warp as wp
 
 from mrdist.data.raster_surface import Frame, Scene
 
-DEEPEST = wp.constant(4294967040.0)  # the largest float below 2 ** 32
-LONG_ROW = wp.constant(8)  # samples from which it pays to compute where a row enters and leaves its triangle
+DEEPEST = 4294967040.0  # the largest float below 2 ** 32
+LONG_ROW = 8  # samples from which it pays to compute where a row enters and leaves its triangle
 
 
 @wp.struct
@@ -22,12 +22,12 @@ class Triangle:
     origin: wp.vec2i
     ab: wp.vec2i
     ac: wp.vec2i
-    area: wp.int32  # twice the area, positive; ab and ac are turned to make it so
+    area: int  # twice the area, positive; ab and ac are turned to make it so
     slope: wp.vec2  # of 1 / depth, per unit of the weights of b and c
-    left: wp.int32
-    right: wp.int32
-    top: wp.int32
-    bottom: wp.int32
+    left: int
+    right: int
+    top: int
+    bottom: int
 
 
 @wp.func
@@ -84,11 +84,11 @@ def clipped(span: wp.vec2i, weight: int, step: int):
     """The part of `span`, counted from a row's first sample, where a weight is not negative."""
     if step > 0:
         if weight < 0:
-            span[0] = wp.max(span[0], (step - 1 - weight) / step)
+            span[0] = wp.max(span[0], (step - 1 - weight) // step)
     elif weight < 0:
         span[1] = -1
     elif step < 0:
-        span[1] = wp.min(span[1], weight / -step)
+        span[1] = wp.min(span[1], weight // -step)
     return span
 
 

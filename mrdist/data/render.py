@@ -23,14 +23,14 @@ MARGIN = 1.05
 LARGEST = 8192
 """The most samples along one side of a picture: pixels times supersampling."""
 
-# Light is linear and Lambertian, from both sides: nothing glints, so that a texture looks the same from every side.
-# The four parts sum to 1: white in full light is exactly white, and nothing ever clips. A lamp at the camera makes every
-# silhouette darker than the default ground (217), and a second one beside it makes the faces of a white box differ.
-AMBIENT = 0.24
-SKY = 0.10  # times the z of the normal: above is brighter than below
-LAMP = 0.40  # at the camera
-KEY = 0.26  # above the camera's left shoulder
-KEY_TOWARDS = (-0.48, 0.52, 0.7065)  # right, up, back; unit
+# Light is linear and Lambertian, from both sides: nothing glints, so that a colour looks the same from everywhere. The
+# four parts sum to 1: white in full light is just white, and nothing clips. On the default ground (217) the front and the
+# top of a white box are brighter (230, 227), its silhouettes and its underside darker (below 195): it shows from all sides.
+AMBIENT = 0.22
+SKY = 0.12  # times the z of the normal: what looks up is brighter than what looks down
+LAMP = 0.36  # at the camera
+KEY = 0.30  # above the camera's left shoulder
+KEY_TOWARDS = (-0.44, 0.56, 0.702)  # right, up, back; unit
 
 
 def distance(fov: float) -> float:
@@ -74,7 +74,8 @@ def cameras(views: Views) -> tuple[Camera, ...]:
     """
     if views.ring not in RINGS:
         near = difflib.get_close_matches(views.ring, RINGS, n=1, cutoff=0.4)
-        raise RecipeError(what="views.ring", got=repr(views.ring), wanted=f"one of {', '.join(RINGS)}", try_=f"views.ring={(near or list(RINGS))[0]}")
+        known = ", ".join(RINGS)
+        raise RecipeError(what="views.ring", got=repr(views.ring), wanted=f"one of {known}", try_=f"views.ring={(near or list(RINGS))[0]}")
     bounds = {
         "pixels": (1, LARGEST),
         "supersampling": (1, 8),

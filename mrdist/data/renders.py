@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mrdist.data.catalog import Catalog
 from mrdist.data.claims import Claims, Worklist
 from mrdist.data.drawing import ShapeRenderer
-from mrdist.data.render import RENDERER_VERSION
+from mrdist.data.render import RENDERER_VERSION, cameras
 from mrdist.data.sandbox import Outcome
 from mrdist.data.shards import INDEX, Arrays, Shards, join, publish, split, unit_name
 from mrdist.errors import DataError
@@ -125,7 +125,9 @@ def render_catalog(
 
     Raises:
         DataError: the disk is full, the folder belongs to another catalogue, or nothing can be drawn on this machine.
+        RecipeError: views that cannot be made.
     """
+    cameras(views)  # complains once, rather than of every shape
     shards = Shards(folder)
     shapes = sorted(catalog.shapes, key=lambda shape: shape.id)  # a manifest in another order has the same fingerprint
     units = [shapes[first : first + UNIT] for first in range(0, len(shapes), UNIT)]
@@ -138,7 +140,15 @@ def render_catalog(
         count = max(1, min(workers, sum(len(units[number]) for number in missing)))
         with ExitStack() as stack:
             claims = stack.enter_context(Claims(folder))
-            crew = [stack.enter_context(ShapeRenderer(catalog.root, views=views, limits=limits, points=points)) for _ in range(count)]
+
+            def hired(_: int) -> ShapeRenderer:
+                one = ShapeRenderer(catalog.root, views=views, limits=limits, points=points)
+                stack.callback(one.close)
+                return one
+
+            crew = [hired(0)]  # alone, because it may have to compile for those that follow
+            with ThreadPoolExecutor(count) as pool:
+                crew += pool.map(hired, range(1, count))
 
             def write(number: int, outcomes: Sequence[Outcome]) -> None:
                 _write(shards, number, units[number], outcomes, points=points, root=catalog.root)

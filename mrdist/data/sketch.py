@@ -48,7 +48,7 @@ class Sketch:
     adjectives: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)  # "four blue legs"
     synonyms: list[str] = field(default_factory=list)  # "a seat with a back"
-    main: Paint | None = None  # the first paint that was used
+    sentences: list[str] = field(default_factory=list)  # whole captions, for what is more than one thing and has no one colour
     pieces: dict[Paint, list[Solid]] = field(default_factory=dict)
 
     def between(self, low: float, high: float, small: str = "", large: str = "") -> float:
@@ -81,10 +81,15 @@ class Sketch:
 
     def add(self, paint: Paint, *solids: Solid, part: str = "") -> None:
         """Put solids on the shape; `part` names them, with a {} where the colour goes: "four {} legs"."""
-        self.main = self.main or paint
         self.pieces.setdefault(paint, []).extend(solids)
         if part:
             self.parts.append(with_article(part.format(paint.words)))
+
+    def main(self) -> Paint | None:
+        """The paint that covers most of the shape; None where no paint covers two fifths, so that nobody would name the shape by it."""
+        areas = {paint: sum(solid.area() for solid in solids) for paint, solids in self.pieces.items()}
+        most = max(areas, key=areas.__getitem__)
+        return most if areas[most] >= 0.4 * sum(areas.values()) else None
 
     def file(self) -> bytes:
         """The shape as a .glb file."""

@@ -22,6 +22,11 @@ class Solid:
     uv: Array  # [V, 2] in 0..1
     faces: NDArray[np.int64]  # [F, 3] counter-clockwise seen from outside
 
+    def area(self) -> float:
+        """The area of all triangles."""
+        a, b, c = (self.vertices[self.faces[:, n]] for n in range(3))
+        return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+
     def moved(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Solid:
         """The same solid somewhere else."""
         return Solid(self.vertices + np.array([x, y, z]), self.normals, self.uv, self.faces)
@@ -45,7 +50,8 @@ def joined(solids: Sequence[Solid]) -> Solid:
     """Several solids as one list of triangles."""
     starts = np.cumsum([0, *(len(s.vertices) for s in solids)])
     faces = [s.faces + start for s, start in zip(solids, starts, strict=False)]
-    return Solid(*(np.concatenate([getattr(s, name) for s in solids]) for name in ("vertices", "normals", "uv")), np.concatenate(faces))
+    vertices, normals, uv = (np.concatenate([getattr(s, name) for s in solids]) for name in ("vertices", "normals", "uv"))
+    return Solid(vertices, normals, uv, np.concatenate(faces))
 
 
 def loft(rings: Array, *, smooth: bool = False, caps: bool = True) -> Solid:
@@ -144,7 +150,8 @@ def rod(path: Sequence[Sequence[float]], thickness: float, *, sides: int = 8) ->
 def plate(outline: Sequence[tuple[float, float]], thickness: float) -> Solid:
     """A flat piece in the x-y plane, `thickness` along z; `outline` is counter-clockwise and star-shaped from its mean."""
     points = np.array([(x, y, 0.0) for x, y in outline])
-    return loft(np.stack([points - [0, 0, thickness / 2], points + [0, 0, thickness / 2]]))
+    half = np.array([0.0, 0.0, thickness / 2])
+    return loft(np.stack([points - half, points + half]))
 
 
 def _cap(points: Array) -> Solid:
@@ -163,7 +170,7 @@ def _cap(points: Array) -> Solid:
 def _without_slivers(vertices: Array, faces: NDArray[np.int64]) -> NDArray[np.int64]:
     """Only faces that have an area: at a pole, every second triangle of a loft has none."""
     a, b, c = (vertices[faces[:, n]] for n in range(3))
-    return faces[np.linalg.norm(np.cross(b - a, c - a), axis=1) > 1e-12]
+    return np.asarray(faces[np.linalg.norm(np.cross(b - a, c - a), axis=1) > 1e-12])
 
 
 def _unit(rows: Array) -> Array:

@@ -10,7 +10,7 @@ from trimesh.exchange.stl import load_stl
 
 from mrdist.data.assets import Assets
 from mrdist.data.flatten import NEUTRAL, Piece
-from mrdist.data.polygons import light, split
+from mrdist.data.polygons import light, split, utf8
 from mrdist.errors import DataError
 from mrdist.shapes import Float
 
@@ -21,14 +21,16 @@ def read_stl(data: bytes, assets: Assets) -> list[Piece]:
     Raises:
         DataError: truncated, or too many faces. Malformed text raises whatever trimesh raises.
     """
-    binary = data.lstrip()[:5] != b"solid"
-    claimed = int.from_bytes(data[80:84], "little") if binary else data.count(b"endfacet")
+    claimed, starts_as_text = int.from_bytes(data[80:84], "little"), data.lstrip()[:5] == b"solid"
+    # Some programs write "solid" into the header of a binary file, too: then its length tells.
+    binary = len(data) == 84 + 50 * claimed or not starts_as_text
+    claimed = claimed if binary else data.count(b"endfacet")
     if binary and len(data) != 84 + 50 * claimed:
         got, wanted = f"{len(data)} bytes", f"{84 + 50 * claimed} for the {claimed} faces it says (truncated?)"
         raise DataError(what=assets.name, got=got, wanted=wanted, try_="copy the file again")
     if claimed > assets.limits.faces:
         raise DataError(what=assets.name, got=f"{claimed} faces", wanted=f"at most {assets.limits.faces} faces", try_="decimate the mesh")
-    loaded = load_stl(io.BytesIO(data))
+    loaded = load_stl(io.BytesIO(data if binary else utf8(data)))
     parts = loaded.get("geometry", {"": loaded}).values()
     pieces = []
     for part in parts:
@@ -44,13 +46,13 @@ def _stl_colours(words: NDArray[np.uint16] | None, header: bytes) -> Float | Non
     """[F, 4] from the two spare bytes of each triangle, 5 bits a colour: blue first and bit 15 for "coloured" (VisCAM, SolidView),
     or red first and bit 15 for "as the whole", whose colour the header tells (Materialise Magics).
     """
-    if words is None or not words.any():
-        return None
     whole = header.find(b"COLOR=")
-    magics = whole >= 0 and whole + 10 <= len(header)
+    magics = 0 <= whole <= len(header) - 10
+    if words is None or not (words.any() or magics):
+        return None
     marked = (words & 0x8000) != 0
-    own = ~marked if magics else marked
-    if not own.any() and not magics:
+    own = ~marked & words.any() if magics else marked
+    if not (own.any() or magics):
         return None
     fives = np.stack([words & 31, (words >> 5) & 31, (words >> 10) & 31], axis=1)
     painted = light((fives if magics else fives[:, ::-1]).astype(np.float32) / 31)

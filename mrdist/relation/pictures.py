@@ -109,14 +109,14 @@ def _ruled(image: Tensor, borders: list[int], size: int) -> Tensor:
 def _sequential() -> NDArray[np.uint8]:
     """256 colours from near black over blue and green to pale yellow; lightness grows evenly, so that it survives grey printing."""
     t = np.linspace(0, 1, 256)
-    return _srgb(0.16 + 0.81 * t, 0.03 + 0.13 * np.sin(np.pi * t) ** 0.8, np.radians(295 - 190 * t))
+    return _srgb(0.16 + 0.81 * t, 0.03 + 0.085 * np.sin(np.pi * t), np.radians(285 - 180 * t))
 
 
 @lru_cache(maxsize=1)
 def _diverging() -> NDArray[np.uint8]:
     """256 colours from blue over white to red, equally light at equal distance from the middle."""
     t = np.linspace(-1, 1, 256)
-    return _srgb(0.98 - 0.5 * np.abs(t), 0.17 * np.abs(t) ** 0.9, np.radians(np.where(t < 0, 255, 28)))
+    return _srgb(0.98 - 0.48 * np.abs(t), 0.15 * np.abs(t) ** 0.9, np.radians(np.where(t < 0, 255, 28)))
 
 
 def _srgb(lightness: NDArray[np.float64], chroma: NDArray[np.float64], hue: NDArray[np.float64]) -> NDArray[np.uint8]:

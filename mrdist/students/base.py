@@ -86,7 +86,8 @@ class StudentConfig(Part):
         self.fits()
         needed = self.points()
         if recipe.sample < needed:
-            raise RecipeError(what="sample", got=recipe.sample, wanted=f"at least {needed}: the student's groups and their members", try_=f"sample={needed}, or fewer student.groups")
+            wanted = f"at least {needed}, for the student's groups and their members"
+            raise RecipeError(what="sample", got=recipe.sample, wanted=wanted, try_=f"sample={needed}, or fewer student.groups")
 
     def points(self) -> int:
         """The fewest points per cloud that can be grouped."""
@@ -113,7 +114,7 @@ def _refused(name: str, got: object, wanted: str, try_: str) -> RecipeError:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """torch's generators start from `seed` inside, and afterwards go on as if nothing had happened."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(seed)
         if devices:

@@ -63,14 +63,17 @@ class Attention(nn.Module):
         self.proj = Linear(dim, dim, std=last_std)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        looked: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return looked
 
 
 class MLP(nn.Module):
     """GELU, or SwiGLU where `gated`: the first half of `fc1` opens the second; with a LayerNorm before `fc2` where `inner_norm`."""
 
-    def __init__(self, dim: int, hidden: int, *, gated: bool, inner_norm: bool, eps: float, std: float | None, last_std: float | None) -> None:
+    def __init__(
+        self, dim: int, hidden: int, *, gated: bool, inner_norm: bool, eps: float, std: float | None, last_std: float | None
+    ) -> None:
         super().__init__()
         self.gated = gated
         self.fc1 = Linear(dim, 2 * hidden if gated else hidden, std=std)
@@ -117,10 +120,12 @@ class Block(nn.Module):
         """
         if survival is None:
             x = x + self.attn(self.norm1(x))
-            return x + self.mlp(self.norm2(x))
+            x = x + self.mlp(self.norm2(x))
+            return x
         first, second = survival.to(x.dtype)[:, :, None, None].unbind(1)
         x = x + first * self.attn(self.norm1(x))
-        return x + second * self.mlp(self.norm2(x))
+        x = x + second * self.mlp(self.norm2(x))
+        return x
 
 
 def through(blocks: nn.ModuleList, x: Tensor, survival: Tensor | None, *, recompute: bool) -> Tensor:
@@ -145,7 +150,7 @@ class WithWhole(nn.Linear):
 
     def forward(self, whole: Tensor, each: Tensor) -> Tensor:  # type: ignore[override]
         """`whole [R, 1, A]`, `each [R, K, C]` -> `[R, K, outputs]`."""
-        on_whole, on_each = self.weight.split([whole.shape[-1], each.shape[-1]], dim=1)
+        on_whole, on_each = torch.split(self.weight, [whole.shape[-1], each.shape[-1]], dim=1)
         return F.linear(each, on_each) + F.linear(whole, on_whole, self.bias)
 
 
@@ -160,10 +165,10 @@ class GroupEmbedding(nn.Module):
         self.second = nn.Sequential(point_norm(norm, second), nn.ReLU(inplace=True), nn.Linear(second, token))
 
     def forward(self, groups: Tensor) -> Tensor:
-        rows, size = groups.shape[:2], groups.shape[2]
-        each = self.first(groups.flatten(0, 2)).unflatten(0, (-1, size))
+        batch, count, size, _ = groups.shape
+        each = self.first(groups.flatten(0, 2)).view(batch * count, size, -1)
         joint = self.joint(largest(each)[:, None], each)
-        return largest(self.second(joint.flatten(0, 1)).unflatten(0, (-1, size))).unflatten(0, rows)
+        return largest(self.second(joint.flatten(0, 1)).view(batch, count, size, -1))
 
 
 class BallEmbedding(nn.Module):
@@ -175,9 +180,9 @@ class BallEmbedding(nn.Module):
         self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(a, b), point_norm(norm, b), nn.ReLU(inplace=True)) for a, b in steps))
 
     def forward(self, balls: Tensor) -> Tensor:
-        return largest(self.layers(balls.flatten(0, 2)).unflatten(0, balls.shape[:3]))
+        return largest(self.layers(balls.flatten(0, 2)).view(*balls.shape[:3], -1))
 
 
 def largest(points: Tensor) -> Tensor:
     """[..., K, C] -> [..., C], over the points. Not `amax`: it shares a gradient among ties, at twice the price."""
-    return points.max(-2).values
+    return torch.max(points, dim=-2).values

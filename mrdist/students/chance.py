@@ -29,14 +29,14 @@ _GROUPS, _BRANCHES = 0, 1
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
     # int64 shifts drag the sign along; a hash needs zeros.
-    return (bits >> by) & (2 ** (64 - by) - 1)
+    return torch.bitwise_and(bits >> by, 2 ** (64 - by) - 1)
 
 
 def _mixed(bits: Tensor) -> Tensor:
     """Every bit of the result depends on every bit of `bits` (int64; products wrap)."""
     bits = (bits ^ _shifted(bits, 30)) * _FIRST
     bits = (bits ^ _shifted(bits, 27)) * _SECOND
-    return bits ^ _shifted(bits, 31)
+    return torch.bitwise_xor(bits, _shifted(bits, 31))
 
 
 def uniform(keys: Tensor, salt: int, count: int) -> Tensor:

@@ -68,7 +68,7 @@ def nearest(xyz: Tensor, centres: Tensor, count: int) -> Tensor:
     xyz, centres = xyz.detach().float(), centres.detach().float()
     if xyz.device.type == "cpu":
         return _each(lambda cloud, middles: _tree(cloud).query(middles, np.arange(1, count + 1))[1], xyz, centres)
-    return _chunked(lambda points, middles: _distance(points, middles).topk(count, largest=False, sorted=False).indices, xyz, centres)
+    return _chunked(lambda points, middles: _nearest(points, middles, count), xyz, centres)
 
 
 def within(xyz: Tensor, centres: Tensor, radius: float, count: int) -> Tensor:
@@ -97,7 +97,8 @@ def take(values: Tensor, index: Tensor) -> Tensor:
 
 def _enough(xyz: Tensor, count: int, of: str) -> None:
     if xyz.shape[1] < count:
-        raise DataError(what="points", got=f"{xyz.shape[1]} per cloud", wanted=f"at least {count}, one per {of.removesuffix('s')}", try_=f"sample more points, or a student with fewer {of}")
+        wanted = f"at least {count}, as many as {of}"
+        raise DataError(what="points", got=f"{xyz.shape[1]} per cloud", wanted=wanted, try_=f"sample more points, or have fewer {of}")
 
 
 def _each(work: Callable[..., Index], *batches: Tensor) -> Tensor:
@@ -111,7 +112,8 @@ def _each(work: Callable[..., Index], *batches: Tensor) -> Tensor:
 
 
 def _corner(xyz: Tensor) -> Tensor:
-    """A point outside each cloud's box, `[B, 3]`, farther from all in it than its diameter; off the diagonals, where symmetric shapes tie."""
+    """A point outside each cloud's box, `[B, 3]`, farther from all in it than its diameter."""
+    # Off the diagonals, where symmetric shapes tie.
     low, high = xyz.amin(1), xyz.amax(1)
     return low - (high - low).amax(-1, keepdim=True) * low.new_tensor([1.1, 1.3, 1.7])
 
@@ -144,7 +146,7 @@ def _farthest_of_cloud(guarded: Cloud, count: int) -> Index:
     import fpsample
 
     height = max(1, len(guarded).bit_length() - 9)  # measured: 2 for 1,024 points, 5 for 10,000
-    picks = fpsample.bucket_fps_kdline_sampling(guarded, count + 1, height, 0).astype(np.int64)
+    picks: Index = fpsample.bucket_fps_kdline_sampling(guarded, count + 1, height, 0).astype(np.int64)
     # Once every place is taken all distances are 0, and the buckets pick anything, the guard too.
     again = (guarded[picks[:-1]] == guarded[picks[-1]]).all(-1).any()
     if picks[0] != 0 or again:
@@ -170,6 +172,10 @@ def _balls_of_cloud(cloud: Cloud, centres: Cloud, radius: float, count: int) -> 
     return members
 
 
+def _nearest(xyz: Tensor, centres: Tensor, count: int) -> Tensor:
+    return _distance(xyz, centres).topk(count, largest=False, sorted=False).indices
+
+
 def _balls(xyz: Tensor, centres: Tensor, radius: float, count: int) -> Tensor:
     """For a batch, without sorting: the k-th point inside is where the running number of points inside reaches k."""
     number = (_distance(xyz, centres) <= radius).cumsum(-1, dtype=torch.int32)
@@ -186,4 +192,5 @@ def _distance(xyz: Tensor, centres: Tensor) -> Tensor:
 def _chunked(work: Callable[[Tensor, Tensor], Tensor], xyz: Tensor, centres: Tensor) -> Tensor:
     """`work` on as many clouds at once as `_CHUNK` distances allow."""
     rows = max(1, _CHUNK // (centres.shape[1] * xyz.shape[1]))
-    return torch.cat([work(points, middles) for points, middles in zip(xyz.split(rows), centres.split(rows), strict=True)])
+    pieces = zip(torch.split(xyz, rows), torch.split(centres, rows), strict=True)
+    return torch.cat([work(points, middles) for points, middles in pieces])

@@ -65,13 +65,23 @@ def write(folder: Path, state: Iterable[tuple[str, Tensor]], own: Mapping[str, T
     if trouble:
         if ranks.first:
             shutil.rmtree(part, ignore_errors=True)
-        raise CheckpointError(what=str(folder), got="; ".join(trouble), wanted="a place to write", try_="free some space and resume: the checkpoint before this one is whole")
+        raise CheckpointError(
+            what=str(folder),
+            got="; ".join(trouble),
+            wanted="a place to write",
+            try_="free some space and resume: the checkpoint before this one is whole",
+        )
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     save_file(tensors, path)
     _flush(path)
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": _hash(path), "tensors": {n: [list(t.shape), str(t.dtype)] for n, t in tensors.items()}}
+    return {
+        "name": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": _hash(path),
+        "tensors": {n: [list(t.shape), str(t.dtype)] for n, t in tensors.items()},
+    }
 
 
 def _write_index(path: Path, files: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
@@ -105,10 +115,19 @@ class Stored(Mapping[str, Tensor]):
         try:
             self.facts: dict[str, Any] = json.loads((folder / INDEX).read_text())
             if self.facts["format"] != FORMAT:
-                raise CheckpointError(what=str(folder), got=f"format {self.facts['format']}", wanted=f"format {FORMAT}", try_="the version of mrdist that wrote it")
-            self._where = {name: (file["name"], tuple(shape)) for file in self.facts["files"] for name, (shape, _) in file["tensors"].items()}
+                raise CheckpointError(
+                    what=str(folder),
+                    got=f"format {self.facts['format']}",
+                    wanted=f"format {FORMAT}",
+                    try_="the version of mrdist that wrote it",
+                )
+            self._where = {
+                name: (file["name"], tuple(shape)) for file in self.facts["files"] for name, (shape, _) in file["tensors"].items()
+            }
         except (OSError, ValueError, KeyError, TypeError) as wrong:
-            raise CheckpointError(what=str(folder), got=f"an unreadable {INDEX} ({wrong})", wanted="a complete checkpoint", try_="an older one") from None
+            raise CheckpointError(
+                what=str(folder), got=f"an unreadable {INDEX} ({wrong})", wanted="a complete checkpoint", try_="an older one"
+            ) from None
         for file in self.facts["files"]:
             path = folder / Path(file["name"]).name
             size = path.stat().st_size if path.is_file() else 0
@@ -153,8 +172,17 @@ class Stored(Mapping[str, Tensor]):
         strange = [n for n in held if n not in wanted and not n.startswith("average/")]
         other = [f"{n} {list(held[n])} not {list(wanted[n])}" for n in wanted if n in held and held[n] != tuple(wanted[n])]
         if missing or strange or other:
-            parts = [f"{word} {_few(names)}" for word, names in (("without", missing), ("with strange", strange), ("with other shapes:", other)) if names]
-            raise CheckpointError(what=str(self.folder), got="tensors " + ", ".join(parts), wanted="the tensors of this recipe's objective", try_="the recipe that wrote it")
+            parts = [
+                f"{word} {_few(names)}"
+                for word, names in (("without", missing), ("with strange", strange), ("with other shapes:", other))
+                if names
+            ]
+            raise CheckpointError(
+                what=str(self.folder),
+                got="tensors " + ", ".join(parts),
+                wanted="the tensors of this recipe's objective",
+                try_="the recipe that wrote it",
+            )
 
     def student(self) -> dict[str, Tensor]:
         """The exported module's state dict: its running average if there is one, else its weights. Needs no engine."""
@@ -220,5 +248,10 @@ def find(place: Path) -> Path:
         return (place / "best").resolve()
     found = complete(place / "steps")
     if not found:
-        raise CheckpointError(what=str(place), got="no checkpoint", wanted="a run folder that has been saved, or a folder of its steps/", try_="mrdist train first")
+        raise CheckpointError(
+            what=str(place),
+            got="no checkpoint",
+            wanted="a run folder that has been saved, or a folder of its steps/",
+            try_="mrdist train first",
+        )
     return found[0]

@@ -17,7 +17,7 @@ from mrdist.objectives.base import Loss, Objective
 from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe
 from mrdist.training.ema import Average
-from mrdist.training.optim import adamw, rate, set_rate
+from mrdist.training.optim import adamw, rate, set_rate, shape_of
 
 Make = Callable[[], Objective[Any]]
 """Builds the objective from the recipe's seed: the same on every rank, as often as it is called."""
@@ -123,7 +123,7 @@ class Engine(ABC):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The names that `state()` gives, with the shapes of the full tensors."""
-        whole = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self.objective.named_parameters()}
+        whole = {name: shape_of(p) for name, p in self.objective.named_parameters()}
         out = {f"weights/{name}": shape for name, shape in whole.items()}
         out |= {f"buffers/{name}": tuple(buffer.shape) for name, buffer in buffers(self.objective)}
         out |= {f"{moment}/{name}": whole[name] for moment in MOMENTS for name, _ in self._learnt()}
@@ -188,7 +188,9 @@ def buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def check_precision(kind: str, precision: str, allowed: tuple[str, ...]) -> None:
     """Raises RecipeError where `precision` is not one of `allowed`."""
     if precision not in allowed:
-        raise RecipeError(what=f"engine.precision of {kind}", got=repr(precision), wanted=" or ".join(allowed), try_=f"engine.precision={allowed[0]}")
+        raise RecipeError(
+            what=f"engine.precision of {kind}", got=repr(precision), wanted=" or ".join(allowed), try_=f"engine.precision={allowed[0]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,10 @@ class PlainEngine(Engine):
     def _begin_moments(self) -> None:
         for group in self._optimizer.param_groups:
             for p in group["params"]:
-                self._optimizer.state[p] = {"step": torch.zeros((), device=p.device if group["fused"] else "cpu"), **{m: torch.zeros_like(p) for m in MOMENTS}}
+                self._optimizer.state[p] = {
+                    "step": torch.zeros((), device=p.device if group["fused"] else "cpu"),
+                    **{m: torch.zeros_like(p) for m in MOMENTS},
+                }
 
     @property
     def _adam(self) -> torch.optim.Optimizer:

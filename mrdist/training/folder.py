@@ -67,7 +67,12 @@ def code() -> dict[str, str]:
     """Which code runs: version, commit (if this is a checkout), torch, Python."""
     import torch
 
-    return {"mrdist": mrdist.__version__, "commit": _git("rev-parse", "HEAD").strip() or "unknown", "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "mrdist": mrdist.__version__,
+        "commit": _git("rev-parse", "HEAD").strip() or "unknown",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _git(*words: str) -> str:

@@ -25,9 +25,14 @@ def rate(step: int, optim: Optim, steps: int) -> float:
     return optim.final_lr + (optim.lr - optim.final_lr) * (1 + math.cos(math.pi * done)) / 2
 
 
+def shape_of(parameter: Tensor) -> tuple[int, ...]:
+    """The full shape of a parameter; one that ZeRO-3 shares out is empty and remembers it."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
 def decays(name: str, parameter: Tensor) -> bool:
     """Whether weight decay applies: to matrices, not to biases, scales, tokens and other vectors (`[1, 1, D]` is one)."""
-    return parameter.squeeze().ndim > 1 and not name.endswith("bias")
+    return sum(length > 1 for length in shape_of(parameter)) > 1 and not name.endswith("bias")
 
 
 def slowness(names: list[str], layer_decay: float) -> dict[str, float]:

@@ -44,11 +44,19 @@ def read(loss: Loss, asked: bool, *, step: int, rate: float, gradient_norm: floa
     mine = torch.tensor([float(asked), spent["all"], spent.get(WAIT, 0.0), spent.get(TALK, 0.0), 0.0], dtype=torch.float64)
     mine = mine.to(loss.total.device)
     mine[-1] = loss.total.detach()
-    held = [*ranks.total(mine), *loss.terms.values(), *loss.figures.values()]
-    stop, seconds, wait, talk, total, *rest = torch.stack([value.double().reshape(()) for value in held]).tolist()
-    terms, figures = rest[: len(loss.terms)], rest[len(loss.terms) :]
+    shown = [value.detach().to(mine).reshape(1) for value in (*loss.terms.values(), *loss.figures.values())]
+    # One copy from the device for everything.
+    stop, seconds, wait, talk, total, *rest = torch.cat([ranks.total(mine), *shown]).tolist()
     reading = Reading(
-        step=step, loss=total / ranks.size, terms=dict(zip(loss.terms, terms, strict=True)), figures=dict(zip(loss.figures, figures, strict=True)),
-        rate=rate, gradient_norm=gradient_norm, seconds=seconds / ranks.size, wait=wait / ranks.size, talk=talk / ranks.size, rows=rows,
-    )  # fmt: skip
+        step=step,
+        loss=total / ranks.size,
+        terms=dict(zip(loss.terms, rest, strict=False)),
+        figures=dict(zip(loss.figures, rest[len(loss.terms) :], strict=True)),
+        rate=rate,
+        gradient_norm=gradient_norm,
+        seconds=seconds / ranks.size,
+        wait=wait / ranks.size,
+        talk=talk / ranks.size,
+        rows=rows,
+    )
     return reading, stop > 0

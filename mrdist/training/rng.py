@@ -39,7 +39,8 @@ def put_back(states: Mapping[str, Tensor]) -> None:
     gauss = states["python_gauss"].tolist()
     random.setstate((version, tuple(words), gauss[0] if gauss else None))
     *key, position = states["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(key, dtype=np.uint32), position))
+    state = {"key": np.array(key, dtype=np.uint32), "pos": position}
+    np.random.set_state({"bit_generator": "MT19937", "state": state, "has_gauss": 0, "gauss": 0.0})
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

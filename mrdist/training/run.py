@@ -79,6 +79,7 @@ class Run:
     make: Make
     watchers: list[Watcher] = field(default_factory=list)
     step: int = 0
+    begun: int = 0  # the step from which this process went on
     batch: Any = None  # the batch at hand
     measured: dict[str, float] = field(default_factory=dict)  # what was evaluated after this step
     best: tuple[float, int] | None = None  # the best of what was evaluated, and its step
@@ -145,7 +146,7 @@ class Run:
             return None
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self.folder / "board"), purge_step=self.step + 1)  # type: ignore[no-untyped-call]
+        return SummaryWriter(str(self.folder / "board"), purge_step=self.begun + 1)
 
     def reading(self, loss: Loss) -> Reading:
         """The numbers of the step just done. Every rank calls it; ranks talk on the first call after a step."""
@@ -206,8 +207,8 @@ class Run:
         finally:
             for watcher in self.watchers:
                 watcher.close()
-            if self.board is not None:
-                self.board.close()  # type: ignore[no-untyped-call]
+            if "board" in self.__dict__ and self.board is not None:
+                self.board.close()
             self._stop.close()
             folders.log_no_more(self._log)
         if error is None and self.ranks.first and (self.folder / "why.txt").is_file():
@@ -231,7 +232,10 @@ class Run:
         elif refused or taken:
             lost = f"steps 1 to {taken} were taken and never saved"
             raise CheckpointError(
-                what=str(self.folder), got="; ".join(refused) or lost, wanted="a checkpoint to go on from", try_="begin anew in a new folder"
+                what=str(self.folder),
+                got="; ".join(refused) or lost,
+                wanted="a checkpoint to go on from",
+                try_="begin anew in a new folder",
             )
         if self.ranks.first:
             folders.cut_metrics(metrics, self.step)
@@ -243,7 +247,7 @@ class Run:
                 what=str(stored.folder), got=f"another recipe: {', '.join(changed)}", wanted="this run's recipe", try_="its own run folder"
             )
         stored.check(self.engine.shapes())
-        self.step = int(stored.facts["step"])
+        self.step = self.begun = int(stored.facts["step"])
         self.engine.load(stored, self.step)
         best = stored.facts["best"]
         self.best = (float(best[0]), int(best[1])) if best else None
@@ -292,4 +296,6 @@ def _seen_by_all(file: Path, ranks: Ranks, *, within: float = 20.0) -> None:
         time.sleep(0.2)
     blind = [rank for rank, seen in enumerate(ranks.objects(file.is_file())) if not seen]
     if blind:
-        raise RecipeError(what=str(file.parent), got=f"not there for ranks {blind}", wanted="a folder that all ranks share", try_="runs=/shared/folder")
+        raise RecipeError(
+            what=str(file.parent), got=f"not there for ranks {blind}", wanted="a folder that all ranks share", try_="runs=/shared/folder"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import ModuleType
@@ -54,7 +55,12 @@ class ZeroConfig(Part):
         if self.offload == "cpu" and self.stage < 2:
             raise RecipeError(what="engine.offload", got=f"cpu at stage {self.stage}", wanted="stage 2 or 3", try_="engine.stage=2")
         if self.communication not in ("fp32", "bf16") or (self.communication == "bf16" and self.precision != "bf16"):
-            raise RecipeError(what="engine.communication", got=repr(self.communication), wanted="fp32, or bf16 with precision=bf16", try_="engine.communication=fp32")
+            raise RecipeError(
+                what="engine.communication",
+                got=repr(self.communication),
+                wanted="fp32, or bf16 with precision=bf16",
+                try_="engine.communication=fp32",
+            )
         if self.build_sharded and self.stage != 3:
             raise RecipeError(what="engine.build_sharded", got=f"true at stage {self.stage}", wanted="stage 3", try_="engine.stage=3")
 
@@ -121,13 +127,18 @@ def deepspeed_for(device: torch.device, ranks: Ranks) -> ModuleType:
     try:
         import deepspeed
     except ImportError as missing:
-        raise RecipeError(what="engine zero", got=str(missing), wanted="DeepSpeed", try_="pip install 'mrdist[zero]', or engine=plain") from None
+        raise RecipeError(
+            what="engine zero", got=str(missing), wanted="DeepSpeed", try_="pip install 'mrdist[zero]', or engine=plain"
+        ) from None
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # torch 2.13 renames the collectives that DeepSpeed calls, and says so at every place of a call.
+    warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
     # Not needed here, and compiling it takes minutes at the first start on every machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
     if not dist.is_initialized():
-        dist.init_process_group("gloo" if device.type == "cpu" else "nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        backend = "gloo" if device.type == "cpu" else "nccl"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     deepspeed.init_distributed(verbose=False)
     return deepspeed  # type: ignore[no-any-return]
 
@@ -177,7 +188,10 @@ class ZeroEngine(Engine):
         """AdamW's state from the start, not from the first step: a checkpoint can be read into it at once."""
         fused = self._optimizer.defaults["fused"]
         for flat in self._flats():
-            self._optimizer.state[flat] = {"step": torch.zeros((), device=flat.device if fused else "cpu"), **{m: torch.zeros_like(flat) for m in MOMENTS}}
+            self._optimizer.state[flat] = {
+                "step": torch.zeros((), device=flat.device if fused else "cpu"),
+                **{m: torch.zeros_like(flat) for m in MOMENTS},
+            }
         if self._stage in (1, 2):
             self._zero._lazy_init_hp_params_optimizer_state()
 
@@ -198,7 +212,7 @@ class ZeroEngine(Engine):
 
     def shard(self, parameter: nn.Parameter) -> Tensor:
         # `parameter.data` is empty at stage 3, and writing to it changes nothing, without a word.
-        return parameter.ds_tensor.data if self._stage == 3 else parameter.data  # type: ignore[attr-defined, no-any-return]
+        return parameter.ds_tensor.data if self._stage == 3 else parameter.data  # type: ignore[attr-defined]
 
     def whole(self, shard: Tensor, parameter: nn.Parameter) -> Tensor:
         if self._stage < 3:
@@ -248,7 +262,8 @@ class ZeroEngine(Engine):
 
     def readable(self) -> AbstractContextManager[Any]:
         held = list(self.objective.parameters(recurse=False)) if self._stage == 3 else []
-        return self._deepspeed.zero.GatheredParameters(held, enabled=bool(held))
+        gathered: AbstractContextManager[Any] = self._deepspeed.zero.GatheredParameters(held, enabled=bool(held))
+        return gathered
 
     def close(self) -> None:
         self._engine.destroy()

@@ -71,7 +71,9 @@ def furthest(got: list[list[float]], wanted: list[list[float]]) -> float:
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_every_option_gives_the_same_loss_terms_and_gradient_on_any_number_of_ranks(size: int) -> None:
-    options: list[dict[str, Any]] = [*choices(), *MORE]
+    # All 144 combinations on two ranks; on four, the quarter in which every two of the four choices still meet.
+    every = choices()
+    options: list[dict[str, Any]] = [*(every if size == 2 else [c for i, c in enumerate(every) if (i + i // 4 + i // 16) % 4 == 0]), *MORE]
     wanted = measured(Ranks.alone(), options, ["uneven"])
     for rows in on_ranks(size, measured, options, ["uneven"]):
         assert furthest(rows, wanted) < 1e-12

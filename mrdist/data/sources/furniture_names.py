@@ -62,16 +62,24 @@ CLASSES: dict[str, tuple[str, ...]] = {
 
 # They end like a class and are something else, or would be a poor example of it.
 OTHERS = (
-    "abdominal bench", "baby bottle", "bonsai tree", "bread box", "changing table", "christmas tree", "cupboard mirror", "door glass", "dressing table", "fish bowl",
-    "flower box", "football table", "frosted glass", "gas bottle", "gnome table", "letters box", "mannequin female", "mannequin male", "medicine box", "picnic table",
-    "plant box", "pool table", "railing glass", "rice cooker", "shower door", "stain glass", "swinging chair", "table fan", "tissue box",
+    "abdominal bench", "baby bottle", "bonsai tree", "bread box", "changing table", "christmas tree", "cupboard mirror",
+    "door glass", "dressing table", "fish bowl", "flower box", "football table", "frosted glass", "gas bottle", "gnome table",
+    "letters box", "mannequin female", "mannequin male", "medicine box", "picnic table", "plant box", "pool table",
+    "railing glass", "rice cooker", "shower door", "stain glass", "swinging chair", "table fan", "tissue box",
 )  # fmt: skip
 
 _PICTURES = ("framed", "picture")  # first words: "Picture portrait"
 _SPELLING = {
-    "antena tv": "tv antenna", "bended": "bent", "gaz": "gas", "hashtray": "ashtray", "mocassin": "moccasin", "refridgerator": "refrigerator",
-    "teck": "teak", "trunck": "trunk", "hanged toilet": "wall-hung toilet",
-}  # fmt: skip
+    "antena tv": "tv antenna",
+    "bended": "bent",
+    "gaz": "gas",
+    "hashtray": "ashtray",
+    "mocassin": "moccasin",
+    "refridgerator": "refrigerator",
+    "teck": "teak",
+    "trunck": "trunk",
+    "hanged toilet": "wall-hung toilet",
+}
 _WOODS = ("cherry", "maple")
 _NUMBERS = {"2": "two", "3": "three", "4": "four"}
 _ROOMS = {"Bathroom": "bathroom", "Bedroom": "bedroom", "Kitchen": "kitchen", "Living room": "living room", "Office": "office"}

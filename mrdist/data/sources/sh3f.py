@@ -86,19 +86,12 @@ class Library:
             if not wanted:
                 raise DataError(what=item.id, got=f"no file {name}", wanted="the model in its library", try_="download the library again")
             if item.whole_folder or name != item.model:
-                beside = name.rpartition("/")[0]
-                wanted += [
-                    i
-                    for i in archive.infolist()
-                    if i.filename != name and i.filename.startswith(beside + "/" if beside else "") and i.filename.lower().endswith(_BESIDE)
-                ]
-            if sum(info.file_size for info in wanted) > limit:
-                raise DataError(
-                    what=item.id,
-                    got=f"{sum(i.file_size for i in wanted) >> 20} MB unpacked",
-                    wanted=f"at most {limit >> 20} MB",
-                    try_="raise limit_mb",
-                )
+                beside = name.rpartition("/")[0] + "/" if "/" in name else ""
+                around = (info for info in archive.infolist() if info.filename.startswith(beside) and info.filename != name)
+                wanted += [info for info in around if info.filename.lower().endswith(_BESIDE)]
+            size = sum(info.file_size for info in wanted)
+            if size > limit:
+                raise DataError(what=item.id, got=f"{size >> 20} MB unpacked", wanted=f"at most {limit >> 20} MB", try_="raise limit_mb")
             for info in wanted:
                 self._write(archive, info, folder, item)
         model = folder / name
@@ -170,17 +163,22 @@ def _items(table: dict[str, str], library: str) -> Iterator[Item]:
             rows[int(number)][name] = value
     header = _licence(table.get("license", ""))
     shared = {part.strip().lower() for part in (table.get("name", ""), table.get("provider", "")) if part}
-    for number, row in sorted(rows.items()):
+    for place, row in sorted(rows.items()):
         if "model" in row and "name" in row:
             creator = row.get("creator", "")
-            tags = tuple(
-                t for t in (tag.strip() for tag in row.get("tags", "").split(",")) if t and t.lower() not in shared | {creator.lower()}
-            )
+            tags = [tag.strip() for tag in row.get("tags", "").split(",")]
             yield Item(
-                id=row.get("id") or f"{library}#{number}", name=row["name"].strip(), model=row["model"].lstrip("/"), tags=tags, category=row.get("category", ""),
-                creator=creator, licence=_licence(row["license"]) if row.get("license") else header, library=library,
-                whole_folder=row.get("multiPartModel", "").lower() == "true", rotation=_rotation(row.get("modelRotation", "")),
-            )  # fmt: skip
+                id=row.get("id") or f"{library}#{place}",
+                name=row["name"].strip(),
+                model=row["model"].lstrip("/"),
+                tags=tuple(tag for tag in tags if tag and tag.lower() not in {*shared, creator.lower()}),
+                category=row.get("category", ""),
+                creator=creator,
+                licence=_licence(row["license"]) if row.get("license") else header,
+                library=library,
+                whole_folder=row.get("multiPartModel", "").lower() == "true",
+                rotation=_rotation(row.get("modelRotation", "")),
+            )
 
 
 def _licence(text: str) -> str:

@@ -8,7 +8,7 @@ import logging
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,23 +104,28 @@ def divided(found: list[_Found], config: FurnitureConfig) -> list[Shape]:
             continue
         wanted = {"test": round(config.test * count), "val": round(config.val * count)}
         for geometry in sorted(members, key=lambda g: hashlib.sha256(g.encode()).digest()):
-            for split in wanted:
-                if len(members[geometry]) <= wanted[split]:
-                    wanted[split] -= len(members[geometry])
-                    for n in members[geometry]:
-                        splits[n] = split
-                    break
-    return [replace(shape, split=split) for (shape, _), split in zip(found, splits, strict=True)]  # type: ignore[arg-type]
+            twins = members[geometry]
+            room = [split for split, free in wanted.items() if len(twins) <= free]
+            if room:
+                wanted[room[0]] -= len(twins)
+                for n in twins:
+                    splits[n] = room[0]
+    return [replace(shape, split=split) for (shape, _), split in zip(found, splits, strict=True)]
 
 
 def _unpacked(libraries: list[Path], folder: Path, limit: int, progress: Progress) -> tuple[list[_Found], list[dict[str, Any]]]:
     found: list[_Found] = []
     left_out: list[dict[str, Any]] = []
+    known: set[str] = set()
     opened = [Library(path) for path in libraries]
     total = sum(len(library.items) for library in opened)
     for library in opened:
         for item in library.items:
             progress("unpack furniture", len(found) + len(left_out), total)
+            if item.id in known:
+                left_out.append({"id": item.id, "reason": "its id was there before"})
+                continue
+            known.add(item.id)
             try:
                 model = library.unpack(item, folder / _plain(item.library), limit=limit)
             except DataError as wrong:
@@ -155,6 +160,10 @@ def _from_pack(pack: Path, folder: Path, progress: Progress) -> Iterator[_Found]
     for n, item in enumerate(items):
         progress("unpack furniture", n, len(items))
         own, rows = vertices[starts[n] : starts[n + 1]], slice(firsts[n], firsts[n + 1])
+        if not len(faces[rows]) or int(faces[rows].max()) >= len(own):
+            raise DataError(
+                what=f"{pack}: mesh {n}", got="faces without vertices", wanted="faces of its own vertices", try_="copy the pack again"
+            )
         data = painted(own / np.float32(65535 / 2) - 1, faces[rows].astype(np.int64), colours[rows])
         path = folder / f"{n:05d}-{_plain(item['name'])[:40]}.glb"
         path.write_bytes(data)

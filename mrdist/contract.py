@@ -1,0 +1,107 @@
+"""What an encoder expects of points, and whose space its embeddings lie in: written beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mrdist import __version__
+from mrdist.errors import CheckpointError, MrdistError
+from mrdist.kinds import Part, kind
+from mrdist.shapes import GREY
+
+FORMAT = 1
+_RULES = {"axis": "z", "scale": "unit sphere, box centred", "colour": f"sRGB 0..1; {GREY} where there is none"}
+"""What every `Points` keeps; written down for those who feed a student without them."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What an encoder expects, and whose space its embeddings lie in."""
+
+    student: Part
+    width: int  # E, the length of an embedding
+    points: int  # per cloud
+    teacher: Part
+    teacher_fingerprint: str
+    trained: Mapping[str, str] = field(default_factory=dict)  # on what, how long, with which result: for the card
+    mrdist: str = __version__
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON knows it."""
+        return {"format": FORMAT, **_RULES, **asdict(self)}
+
+    @classmethod
+    def read(cls, tree: Mapping[str, Any], what: str) -> Contract:
+        """The contract that `plain` wrote.
+
+        Raises:
+            CheckpointError: a field is missing or of another type, a kind is unknown, or the rules for points are others.
+        """
+        try:
+            if tree["format"] != FORMAT or any(tree[name] != rule for name, rule in _RULES.items()):
+                raise ValueError("an encoder with other rules for its points")
+            parts = {name: part(f"{name}s", tree[name]) for name in ("student", "teacher")}
+            trained = {str(key): str(value) for key, value in tree["trained"].items()}
+            width, points = int(tree["width"]), int(tree["points"])
+            return cls(parts["student"], width, points, parts["teacher"], str(tree["teacher_fingerprint"]), trained, str(tree["mrdist"]))
+        except KeyError as wrong:
+            raise damaged(what, f"no {wrong.args[0]!r}") from None
+        except (MrdistError, ValueError, TypeError, AttributeError) as wrong:
+            raise damaged(what, str(wrong)) from None
+
+
+def card(contract: Contract) -> str:
+    """The model card of an encoder, in Markdown."""
+    facts = {
+        "student": ", ".join(f"{name} {value}" for name, value in asdict(contract.student).items()),
+        "embedding": f"{contract.width} numbers, unit length",
+        "points": f"{contract.points} per cloud, {_RULES['axis']} up, {_RULES['scale']}",
+        "colour": _RULES["colour"],
+        "teacher": ", ".join(f"{name} {value}" for name, value in asdict(contract.teacher).items() if value != ""),
+        "teacher's fingerprint": contract.teacher_fingerprint,
+        **contract.trained,
+        "made with": f"mrdist {contract.mrdist}",
+    }
+    table = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
+    return f"""---
+library_name: mrdist
+tags: [point-cloud, zero-shot]
+---
+# A point-cloud encoder
+
+```python
+from mrdist import Points, from_pretrained
+
+encoder = from_pretrained(".")  # this folder
+points = Points.from_file("chair.glb", up="y", points={contract.points})
+encoder.encode(points)  # [1, {contract.width}], unit length
+encoder.similarity(points, ["a chair", "a table"])  # [1, 2]; needs the teacher
+```
+
+| | |
+|---|---|
+{table}"""
+
+
+def part(group: str, tree: Mapping[str, Any]) -> Part:
+    """The config that `tree` writes out; its fields checked one by one, since the file may be anybody's."""
+    found = kind(group, str(tree["kind"]))
+    blank = asdict(found())
+    given: dict[str, Any] = {}
+    for name, value in tree.items():
+        default = blank.get(name)
+        if isinstance(default, tuple) and isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(default, float) and isinstance(value, int):
+            value = float(value)
+        if type(value) is not type(default):
+            raise ValueError(f"{name}: {value!r} in the {group.removesuffix('s')} of kind {blank['kind']}")
+        given[name] = value
+    return found(**given)
+
+
+def damaged(what: str, got: str) -> CheckpointError:
+    """The error for a file that is not what `Encoder.save` wrote."""
+    return CheckpointError(what=what, got=got, wanted="an encoder that `mrdist export` wrote", try_="export it again")

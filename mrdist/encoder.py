@@ -1,0 +1,254 @@
+"""A trained student with its input contract: for people who only want embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+from uuid import uuid4
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mrdist.contract import Contract, card, damaged, part
+from mrdist.errors import CheckpointError, DataError, MrdistError, TeacherError
+from mrdist.progress import silent
+from mrdist.shapes import Points
+from mrdist.students.base import Student
+from mrdist.teachers.base import Teacher, TeacherConfig
+
+CONTRACT, WEIGHTS, CARD, TEACHER = "encoder.json", "model.safetensors", "README.md", "teacher"
+"""What an encoder's folder holds; the teacher only where it was copied along."""
+
+
+class StudentPart(Protocol):
+    """The student of a recipe: a part that knows how to build itself."""
+
+    def build(self, width: int, *, seed: int) -> Student: ...
+
+
+class Encoder:
+    """Points in, unit embeddings out, in the space of the teacher's pictures and words.
+
+    Example:
+        >>> encoder = from_pretrained("runs/chairs/export")
+        >>> points = Points.from_file("chair.glb", up="y", points=encoder.contract.points)
+        >>> encoder.similarity(points, ["a chair", "a table"])  # [1, 2]
+    """
+
+    def __init__(self, student: Student, contract: Contract) -> None:
+        self.student, self.contract = student, contract
+        self.home: Path | None = None  # the folder it was read from
+        self._teacher: Teacher | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is, and its embeddings will be."""
+        return next(self.student.parameters()).device
+
+    def to(self, device: str | torch.device) -> Encoder:
+        """This encoder, its student moved to a device."""
+        self.student.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, points: Points | Sequence[Points], *, batch: int = 32) -> Tensor:
+        """Unit embeddings, `[B, E]` float32 on the encoder's device.
+
+        A cloud with more points than the contract says is thinned, always to the same points; one with fewer is repeated.
+
+        Args:
+            batch: clouds at a time; changes no result.
+        """
+        clouds = [points] if isinstance(points, Points) else list(points)
+        if not clouds:
+            raise DataError(what="encode", got="no clouds", wanted="at least one", try_="Points.from_file(PATH, up='y')")
+        was_training = self.student.training
+        self.student.eval()
+        try:
+            rows = [self._embed(clouds[first : first + batch]) for first in range(0, len(clouds), batch)]
+        finally:
+            self.student.train(was_training)
+        return F.normalize(torch.cat(rows).float(), dim=-1)
+
+    def similarity(self, things: Points | Sequence[Points] | Tensor, texts: Sequence[str], *, teacher: Teacher | None = None) -> Tensor:
+        """Cosines `[B, T]` between B clouds (or their embeddings `[B, E]`) and T texts.
+
+        Args:
+            teacher: reads the texts; None: the one the contract names (see `teacher`).
+
+        Raises:
+            TeacherError: it is not at hand, or another one than the student learnt from.
+        """
+        rows = things.float().to(self.device) if isinstance(things, Tensor) else self.encode(things)
+        words = torch.from_numpy(self._right(teacher or self.teacher()).texts(list(texts)))
+        return F.normalize(rows, dim=-1) @ words.to(self.device).T
+
+    def teacher(self, folder: Path | None = None) -> Teacher:
+        """The teacher whose space this is, opened once: from the encoder's own folder if it was copied along, else as its recipe says.
+
+        Args:
+            folder: where teachers are kept, for kinds that keep theirs.
+
+        Raises:
+            TeacherError: it is not at hand, or is another one by now.
+        """
+        if self._teacher is None:
+            chosen = self.contract.teacher
+            if self.home is not None and (self.home / TEACHER).is_dir():
+                # Whatever its recipe called it: what lies here is an open_clip checkpoint.
+                said = {"model": str(self.home / TEACHER), "precision": getattr(chosen, "precision", "fp32")}
+                chosen = part("teachers", {"kind": "clip", **said})
+            opened = cast(TeacherConfig, chosen).open(
+                folder or Path("store/teachers"), _nothing_to_fit, device=str(self.device), progress=silent
+            )
+            self._teacher = self._right(opened)
+        return self._teacher
+
+    def save(self, folder: str | Path, *, teacher_folder: str | Path | None = None) -> Path:
+        """Write the encoder as a folder: weights, contract, card. It appears whole or not at all, in place of an encoder of that name.
+
+        Args:
+            teacher_folder: an open_clip checkpoint (`open_clip_config.json` and weights) to copy along, so that `similarity` works
+                wherever the folder goes.
+
+        Raises:
+            CheckpointError: the folder holds other things.
+            TeacherError: `teacher_folder` is no such checkpoint.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / CONTRACT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise CheckpointError(what=str(folder), got="other things in it", wanted="a new folder, or an encoder's", try_="another name")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+        try:
+            fresh.mkdir()
+            save_file({name: value.detach().cpu().contiguous() for name, value in self.student.state_dict().items()}, fresh / WEIGHTS)
+            tree = {**self.contract.plain(), "sha256": _sha256(fresh / WEIGHTS)}
+            (fresh / CONTRACT).write_text(json.dumps(tree, indent=2) + "\n")
+            (fresh / CARD).write_text(card(self.contract))
+            if teacher_folder is None and self.home is not None and (self.home / TEACHER).is_dir():
+                teacher_folder = self.home / TEACHER
+            if teacher_folder is not None:
+                _copy_teacher(Path(teacher_folder), fresh / TEACHER)
+            _put(fresh, folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Encoder:
+        """The encoder that `save` wrote.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, or belongs to another; a tensor is missing, unknown or of another shape.
+        """
+        folder = Path(folder)
+        what = str(folder / CONTRACT)
+        try:
+            tree = json.loads((folder / CONTRACT).read_bytes())
+            if _sha256(folder / WEIGHTS) != tree["sha256"]:
+                raise damaged(str(folder / WEIGHTS), "other weights than encoder.json names")
+            state = load_file(folder / WEIGHTS)
+        except FileNotFoundError as wrong:
+            raise damaged(str(wrong.filename), "no such file") from None
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError, RecursionError) as wrong:
+            raise damaged(what, str(wrong)) from None
+        contract = Contract.read(tree, what)
+        try:
+            # On the meta device a giant is built in no time and no memory; its tensors are then the file's own.
+            with torch.device("meta"):
+                student = cast(StudentPart, contract.student).build(contract.width, seed=0)
+        except (MrdistError, ValueError, TypeError, RuntimeError) as wrong:
+            raise damaged(what, f"a student that cannot be built: {wrong}") from None
+        _must_match({n: t.shape for n, t in state.items()}, {n: t.shape for n, t in student.state_dict().items()}, str(folder / WEIGHTS))
+        student.load_state_dict(state, assign=True)
+        encoder = cls(student.eval(), contract).to(device)
+        encoder.home = folder
+        return encoder
+
+    def _embed(self, clouds: Sequence[Points]) -> Tensor:
+        count = self.contract.points
+        xyz, rgb = (np.stack([_exactly(getattr(cloud, name), count) for cloud in clouds]) for name in ("xyz", "rgb"))
+        embedding: Tensor = self.student(torch.from_numpy(xyz).to(self.device), torch.from_numpy(rgb).to(self.device)).embedding
+        return embedding
+
+    def _right(self, teacher: Teacher) -> Teacher:
+        wanted = self.contract.teacher_fingerprint
+        if teacher.fingerprint != wanted:
+            what, try_ = f"teacher {self.contract.teacher.kind}", "the teacher of the recipe that trained this encoder"
+            raise TeacherError(what=what, got=f"fingerprint {teacher.fingerprint}", wanted=f"{wanted}, whose space this is", try_=try_)
+        return teacher
+
+
+def from_pretrained(name: str | Path, *, device: str | torch.device = "cpu") -> Encoder:
+    """The encoder in a folder that `Encoder.save` or `mrdist export` wrote, or in a run folder.
+
+    Raises:
+        CheckpointError: there is no encoder, or it is damaged.
+    """
+    for folder in (Path(name), Path(name) / "export"):
+        if (folder / CONTRACT).is_file():
+            return Encoder.load(folder, device=device)
+    found = f"a folder without {CONTRACT}" if Path(name).is_dir() else "no such folder"
+    raise CheckpointError(
+        what=f"encoder {name}", got=found, wanted="an encoder's folder", try_="mrdist export RUN, then the folder it names"
+    )
+
+
+def _exactly(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """`count` of the rows: thinned evenly by chance, but always to the same, or repeated."""
+    if len(rows) > count:
+        return rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:count])]
+    return rows[np.arange(count) % len(rows)]
+
+
+def _must_match(found: Mapping[str, torch.Size], wanted: Mapping[str, torch.Size], what: str) -> None:
+    wrong = [f"no {name}" for name in wanted if name not in found]
+    wrong += [f"an unknown {name}" for name in found if name not in wanted]
+    wrong += [f"{n} of shape {list(found[n])}, not {list(wanted[n])}" for n in wanted if n in found and found[n] != wanted[n]]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(what=what, got=", ".join(wrong[:3]) + more, wanted="the tensors of its student", try_="export it again")
+
+
+def _nothing_to_fit() -> Iterator[tuple[Sequence[bytes], Sequence[str]]]:
+    raise TeacherError(
+        what="teacher", got="none that is fitted already", wanted="the teacher this encoder learnt from",
+        try_="encoder.teacher(FOLDER) with the folder of teachers of its store, or an export that carries it",
+    )  # fmt: skip
+
+
+def _copy_teacher(source: Path, target: Path) -> None:
+    if not (source / "open_clip_config.json").is_file():
+        raise TeacherError(
+            what=str(source), got="no open_clip_config.json", wanted="an open_clip checkpoint", try_="the teacher's own folder"
+        )
+    shutil.copytree(source, target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _put(fresh: Path, folder: Path) -> None:
+    """Bring a folder to the disk and to its name; what had that name is removed only then."""
+    for path in fresh.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    old = fresh.with_name(f"{fresh.name}.old")
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,268 @@
+"""Everything that can be drawn is drawn, once; everything else is named."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrdist.data import renders
+from mrdist.data.catalog import Catalog
+from mrdist.data.drawing import ShapeRenderer, render_shape
+from mrdist.data.renders import Renders, render_catalog, renders_key
+from mrdist.data.synthetic import SyntheticConfig
+from mrdist.errors import DataError, RecipeError
+from mrdist.progress import silent
+from mrdist.recipe import Limits, Views
+from mrdist.shapes import Shape, digest
+
+VIEWS, LIMITS, POINTS = Views(ring="front4", pixels=24, supersampling=1), Limits(seconds=20), 64
+GOOD = 11
+
+
+def bad_shapes(root: Path) -> list[Shape]:
+    """Three that cannot be drawn, and why."""
+    (root / "bad").mkdir()
+    (root / "bad" / "cut-off.glb").write_bytes(b"glTF\x02\0\0\0\xff")
+    (root / "bad" / "empty.obj").write_text("# nothing\n")
+    (root / "bad" / "other.off").write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    named = [Shape(f"m-{path.stem}", path, split="train") for path in sorted((root / "bad").iterdir())]
+    return [*named[:2], replace(named[2], sha256="0" * 64)]
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """Eleven synthetic shapes and three bad ones; units of four."""
+    made = SyntheticConfig(train=1, val=0, test=0, unseen=0).open(tmp_path_factory.mktemp("store"), silent)
+    return Catalog(made.root, (*made.shapes[:GOOD], *bad_shapes(made.root)))
+
+
+@pytest.fixture(autouse=True)
+def _small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renders, "UNIT", 4)
+
+
+def drawn(catalog: Catalog, folder: Path, workers: int = 1, **changes: Any) -> Renders:
+    given: dict[str, Any] = {"views": VIEWS, "limits": LIMITS, "points": POINTS}
+    return render_catalog(catalog, folder=folder, workers=workers, **{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def whole(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Renders:
+    """What an undisturbed run gives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(renders, "UNIT", 4)
+        return drawn(catalog, tmp_path_factory.mktemp("whole"), workers=2)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def script(catalog: Catalog, folder: Path) -> list[str]:
+    """A process that draws the catalogue and says, line by line, how many shapes it has drawn."""
+    manifest = catalog.root / "some.jsonl"
+    Catalog.write(manifest, catalog.shapes)
+    code = f"""
+from pathlib import Path
+from mrdist.data import renders
+from mrdist.data.catalog import Catalog
+from mrdist.recipe import Limits, Views
+renders.UNIT = 4
+renders.render_catalog(
+    Catalog.open({str(manifest)!r}), views=Views(**{asdict(VIEWS)!r}), limits=Limits(**{asdict(LIMITS)!r}), points={POINTS},
+    folder=Path({str(folder)!r}), workers=1, progress=lambda stage, done, total: print(done, flush=True),
+)
+"""
+    return [sys.executable, "-c", code]
+
+
+def test_good_shapes_arrive_and_bad_ones_are_named_with_a_reason(whole: Renders, catalog: Catalog) -> None:
+    good = sorted(catalog.shapes[:GOOD], key=lambda shape: shape.id)
+    assert len(whole) == GOOD
+    for one, shape in zip(whole, good, strict=True):
+        assert (one.id, one.category, one.split, one.captions) == (shape.id, shape.category, shape.split, shape.captions)
+        assert (one.xyz.shape, one.xyz.dtype, one.rgb.shape, one.rgb.dtype) == ((POINTS, 3), np.float16, (POINTS, 3), np.uint8)
+        assert 0.8 < float(np.linalg.norm(one.xyz.astype(np.float64), axis=1).max()) < 1.001
+        pictures = [np.asarray(Image.open(io.BytesIO(view))) for view in one.views]
+        assert [picture.shape for picture in pictures] == [(24, 24, 3)] * 4
+        assert all(picture.std() > 1 for picture in pictures)
+    assert [(one["id"], one["mesh"]) for one in whole.skipped] == [
+        ("m-cut-off", "bad/cut-off.glb"),
+        ("m-empty", "bad/empty.obj"),
+        ("m-other", "bad/other.off"),
+    ]
+    assert all("DataError" in one["reason"] for one in whole.skipped)
+    assert "sha256" in whole.skipped[2]["reason"]
+    assert list(whole.verify()) == []
+
+
+def test_what_a_child_draws_is_what_the_same_code_draws_here(whole: Renders, catalog: Catalog) -> None:
+    shape = min(catalog.shapes[:GOOD], key=lambda shape: shape.id)
+    with ShapeRenderer(catalog.root, views=VIEWS, limits=LIMITS, points=POINTS) as renderer:
+        request = renderer.request(shape)
+    arrays, notes = render_shape(request)
+    first = next(iter(whole))
+    np.testing.assert_array_equal(first.xyz, arrays["xyz"])
+    np.testing.assert_array_equal(first.rgb, arrays["rgb"])
+    assert b"".join(first.views) == arrays["jpeg"].tobytes()
+    assert notes["faces"] > 0
+
+
+def test_a_killed_run_is_completed_not_repeated_and_ends_with_the_same_bytes(whole: Renders, catalog: Catalog, tmp_path: Path) -> None:
+    with subprocess.Popen(script(catalog, tmp_path), stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if int(line) == 6:  # one unit of four is written, the second is half drawn
+                run.send_signal(signal.SIGKILL)
+                break
+    before = times(tmp_path)
+    assert "00000.json" in before
+    assert "index.json" not in before
+    told: list[int] = []
+    drawn(catalog, tmp_path, progress=lambda stage, done, total: told.append(done))
+    after = times(tmp_path)
+    assert all(after[name] == before[name] for name in before if name.startswith("00000"))
+    assert told == [*range(5, 15), 14]
+    assert files(tmp_path) == files(whole.folder)
+    drawn(catalog, tmp_path)
+    assert times(tmp_path) == after
+
+
+def test_only_a_damaged_unit_is_drawn_again(whole: Renders, catalog: Catalog, tmp_path: Path) -> None:
+    for name, content in files(whole.folder).items():
+        (tmp_path / name).write_bytes(content)
+    (damaged,) = tmp_path.glob("00002-*.safetensors")
+    os.truncate(damaged, 100)
+    before = times(tmp_path)
+    with pytest.raises(DataError, match=damaged.name):
+        list(Renders.open(tmp_path))
+    drawn(catalog, tmp_path)
+    assert files(tmp_path) == files(whole.folder)
+    changed = {name for name, time in times(tmp_path).items() if time != before[name]}
+    assert {name[:5] for name in changed} == {"00002", "index", "skipp"}
+
+
+def test_two_processes_share_one_folder(whole: Renders, catalog: Catalog, tmp_path: Path) -> None:
+    runs = [subprocess.Popen(script(catalog, tmp_path), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [run.communicate()[0].split() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert files(tmp_path) == files(whole.folder)
+    assert all(lines[-1] == "14" for lines in said)
+
+
+def crashes_once(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Work of a child that is killed the first time, and says so the second time."""
+    flag = Path(request["mesh"])
+    if flag.exists():
+        return {"tries": np.array([2])}, {}
+    flag.touch()
+    os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError
+
+
+class Flaky(ShapeRenderer):
+    """Shapes whose drawing crashes once."""
+
+    work = "tests.unit.data.test_renders:crashes_once"
+
+
+def test_a_crash_is_tried_once_more(tmp_path: Path) -> None:
+    with Flaky(tmp_path, views=VIEWS, limits=LIMITS, points=POINTS) as renderer:
+        outcome = renderer.draw(Shape("a", tmp_path / "flag"))
+    assert outcome.ok
+    assert outcome.arrays["tries"] == [2]
+
+
+def test_a_catalogue_of_bad_shapes_only_is_an_error_that_says_why(catalog: Catalog, tmp_path: Path) -> None:
+    bad = Catalog(catalog.root, catalog.shapes[GOOD:])
+    with pytest.raises(DataError, match=r"no shape that can be drawn: m-cut-off: DataError: .*cut-off\.glb"):
+        drawn(bad, tmp_path)
+
+
+def test_another_catalogue_in_the_same_folder_is_refused(whole: Renders, catalog: Catalog, tmp_path: Path) -> None:
+    for name, content in files(whole.folder).items():
+        if not name.startswith("index"):
+            (tmp_path / name).write_bytes(content)
+    other = Catalog(catalog.root, tuple(replace(shape, id=f"{shape.id}-new") for shape in catalog.shapes))
+    with pytest.raises(DataError, match=r"unit 0 of .* got other shapes"):
+        drawn(other, tmp_path)
+
+
+def test_views_that_cannot_be_made_are_refused_before_anything_starts(catalog: Catalog, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"views\.ring"):
+        drawn(catalog, tmp_path / "none", views=replace(VIEWS, ring="front5"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_key_changes_with_everything_that_changes_a_picture(catalog: Catalog) -> None:
+    def key(catalog: Catalog = catalog, **changes: Any) -> str:
+        return renders_key(catalog, **{"views": VIEWS, "limits": LIMITS, "points": POINTS, **changes})
+
+    keys = [
+        key(),
+        key(views=replace(VIEWS, pixels=25)),
+        key(views=replace(VIEWS, quality=94)),
+        key(limits=replace(LIMITS, texture_pixels=512)),
+        key(points=65),
+        key(Catalog(catalog.root, catalog.shapes[1:])),
+        key(Catalog(catalog.root, (replace(catalog.shapes[0], up="z"), *catalog.shapes[1:]))),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(Catalog(catalog.root, catalog.shapes[::-1])) == keys[0]
+
+
+def test_skipped_shapes_are_lines_that_other_tools_read(whole: Renders) -> None:
+    lines = (whole.folder / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [sorted(json.loads(line)) for line in lines] == [["id", "mesh", "reason"]] * 3
+
+
+def test_two_hundred_bad_meshes_among_two_hundred_good_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All good ones arrive, all bad ones are named with the expected reason, and no worker dies."""
+    from tests import hostile
+
+    monkeypatch.setattr(renders, "UNIT", 32)
+    root = tmp_path / "meshes"
+    bad = hostile.write_hostile(root, copies=1)
+    kinds = len(bad)
+    copies = -(-200 // kinds)
+    for path in bad[:]:
+        for copy in range(1, copies):
+            if path.is_file() and not path.is_symlink() and len(bad) < 200:
+                bad.append(path.with_name(f"{copy}-{path.name.partition('-')[2]}"))
+                bad[-1].write_bytes(path.read_bytes())
+    good = [root / f"good-{k:03d}.glb" for k in range(200)]
+    for k, path in enumerate(good):
+        hostile.write_good(path, k)
+    shapes = tuple(Shape(f"{digest(path.name.encode())[:4]}-{path.name}", path) for path in (*good, *bad))  # mixed, in the order of ids
+    workers: set[int] = set()
+    draw = ShapeRenderer.draw
+
+    def watched(renderer: ShapeRenderer, shape: Shape) -> Any:
+        workers.add(renderer.pid)
+        return draw(renderer, shape)
+
+    monkeypatch.setattr(ShapeRenderer, "draw", watched)
+    views = Views(ring="front4", pixels=16, supersampling=1)
+    held = drawn(Catalog(root, shapes), tmp_path / "renders", workers=2, views=views, limits=hostile.LIMITS)
+    assert {one.id.partition("-")[2] for one in held} == {path.name for path in good}
+    assert {one["mesh"] for one in held.skipped} == {path.name for path in bad}
+    assert len(bad) >= 200
+    assert kinds >= 20
+    for one in held.skipped:
+        assert hostile.expected(root / one["mesh"]).search(one["reason"]), one
+    assert len(workers) == 2
