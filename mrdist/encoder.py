@@ -158,7 +158,8 @@ class Encoder:
             tree = json.loads((folder / CONTRACT).read_bytes())
             if _sha256(folder / WEIGHTS) != tree["sha256"]:
                 raise damaged(str(folder / WEIGHTS), "other weights than encoder.json names")
-            state = load_file(folder / WEIGHTS)
+            # Copied out of the mapped file: aligned as torch likes it, and safe from whoever cuts that file off.
+            state = {name: value.clone() for name, value in load_file(folder / WEIGHTS).items()}
         except FileNotFoundError as wrong:
             raise damaged(str(wrong.filename), "no such file") from None
         except (OSError, ValueError, LookupError, TypeError, SafetensorError, RecursionError) as wrong:

@@ -160,7 +160,7 @@ def _embed(renders: Renders, teacher: Teacher, folder: Path, *, points: int, cac
             triplets: list[Triplet] = []
             for unit in parts[number]:
                 drawn += renders.unit(unit)
-                triplets += _triplets(drawn[len(triplets) :], teacher, known)
+                triplets += embedded(drawn[len(triplets) :], teacher, known)
                 done += 1
                 progress("embed", done, renders.units)
             write_part(shards, number, triplets, [one.split for one in drawn], width=teacher.width, points=points)
@@ -169,10 +169,12 @@ def _embed(renders: Renders, teacher: Teacher, folder: Path, *, points: int, cac
     write_index(shards, len(parts), width=teacher.width, points=points)
 
 
-def _triplets(drawn: Sequence[Rendered], teacher: Teacher, known: Cache) -> list[Triplet]:
+def embedded(drawn: Sequence[Rendered], teacher: Teacher, known: Cache) -> list[Triplet]:
+    """Shapes with what the teacher says of their views and captions."""
     views = [view for one in drawn for view in one.views]
     captions = [caption for one in drawn for caption in one.captions]
-    image, text = (cached_images(teacher, known, views).astype(np.float16), cached_texts(teacher, known, captions).astype(np.float16))
+    image = cached_images(teacher, known, views).astype(np.float16)
+    text = cached_texts(teacher, known, captions).astype(np.float16)
     out: list[Triplet] = []
     for one in drawn:
         points = Points(one.xyz.astype(np.float32), np.divide(one.rgb, 255, dtype=np.float32))

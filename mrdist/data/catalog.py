@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mrdist.data.manifests import find, read
-from mrdist.errors import DataError
+from mrdist.errors import DataError, RecipeError
 from mrdist.shapes import Axis, Shape
 
 SPLITS = ("train", "val", "test", "unseen")
@@ -136,6 +136,19 @@ def made_once(folder: Path, make: Callable[[Path], Iterable[Shape]]) -> Catalog:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return Catalog.open(folder)
+
+
+def check_shares(val: float, test: float) -> None:
+    """Refuse shares of held-out shapes that leave none for training.
+
+    Raises:
+        RecipeError: a negative share, or shares that sum to one or more.
+    """
+    if not (val >= 0 and test >= 0 and val + test < 1):
+        got = f"val {val:g} and test {test:g}"
+        raise RecipeError(
+            what="data", got=got, wanted="shares of 0 or more that leave some for training", try_="data.val=0.1 data.test=0.1"
+        )
 
 
 def hashed_split(name: str, val: float, test: float) -> str:

@@ -150,7 +150,7 @@ class _Scene:
         alpha = {"MASK": "mask", "BLEND": "blend"}.get(about.get("alphaMode", "OPAQUE"), "opaque")
         picture = self.file.texture(texture["index"]) if texture is not None else None
         material = Material(picture, alpha, float(about.get("alphaCutoff", 0.5)))  # type: ignore[arg-type]
-        colour = np.array(factor, np.float32).reshape(4)
+        colour = np.clip(np.array(factor, np.float64), 0, 1).astype(np.float32).reshape(4)
         if alpha == "opaque":
             colour[3] = 1
         if texture is None:

@@ -77,6 +77,8 @@ class Loader:
         self._store, self._rows, self._batch, self._sample = store, rows, batch, sample
         self._seed, self._ranks, self._augment = seed, ranks, augment
         self._workers, self._device = workers, torch.device(device)
+        if self._device == torch.device("cuda"):  # which one it is depends on the thread that asks
+            self._device = torch.device("cuda", torch.cuda.current_device())
         self._order = lru_cache(maxsize=2)(self._permutation)
 
     def batches(self, after: int) -> Iterator[TripletBatch]:
@@ -112,7 +114,8 @@ class Loader:
         batch = self.at(step)
         if self._device.type != "cuda":
             return batch
-        return replace(batch, **{name: value.pin_memory() for name, value in batch.tensors().items()})
+        with torch.cuda.device(self._device):  # otherwise every rank's threads would open the first GPU
+            return replace(batch, **{name: value.pin_memory() for name, value in batch.tensors().items()})
 
     def _assembled(self, rows: Rows, epoch: int) -> TripletBatch:
         shape = (len(rows), self._sample, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -46,18 +47,23 @@ class _Neighbours:
 
     def get(self, name: str) -> bytes:
         # "map_Kd -s 2 2 1 wood.png": options come first.
-        place = name.rsplit(maxsplit=1)[-1] if name.startswith("-") else name
+        place = (name.rsplit(maxsplit=1)[-1] if name.startswith("-") else name).replace("\\", "/")
         try:
-            data = self.assets.read(place.replace("\\", "/"))
             if place.lower().endswith(".mtl"):
-                data = utf8(data)
-            else:
-                what = f"{self.assets.name}, texture {place[:80]!r}"
-                self.pictures[name] = picture(data, self.assets.limits.texture_pixels, what)
+                return utf8(self._materials(place))
+            data = self.assets.read(place)
+            self.pictures[name] = picture(data, self.assets.limits.texture_pixels, f"{self.assets.name}, texture {place[:80]!r}")
+            return data
         except DataError as error:
             self.refusal = self.refusal or error
             raise
-        return data
+
+    def _materials(self, place: str) -> bytes:
+        try:
+            return self.assets.read(place)
+        except FileNotFoundError:
+            # Renamed together, the .obj still says the old name.
+            return self.assets.read(str(Path(self.assets.name).with_suffix(".mtl")))
 
     __getitem__ = get
 

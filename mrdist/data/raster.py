@@ -20,7 +20,7 @@ from mrdist.data.colour import linear
 from mrdist.data.mesh import Mesh
 from mrdist.data.raster_surface import Frame
 from mrdist.data.raster_upload import Uploaded, srgb_of_light, upload
-from mrdist.data.render import AMBIENT, KEY, KEY_TOWARDS, LAMP, SKY, axes, cameras
+from mrdist.data.render import AMBIENT, KEY, KEY_TOWARDS, LAMP, axes, cameras
 from mrdist.errors import RecipeError
 from mrdist.recipe import Views
 from mrdist.shapes import Bytes, Camera, View
@@ -140,7 +140,7 @@ class WarpRenderer:
         # The key spans the unit sphere and a little more, so that no depth falls off its ends.
         frame.nearest = 1 / (distance - 1.002)
         frame.stretch = 2.0**32 / (1 / (distance - 1.002) - 1 / (distance + 1.002))
-        frame.lights = wp.vec4(AMBIENT, SKY, LAMP, KEY)
+        frame.lights = wp.vec3(AMBIENT, LAMP, KEY)
         frame.key_towards = wp.vec3(*KEY_TOWARDS)
         frame.ground = float(linear(views.background / 255))
         frame.ground_byte = wp.uint8(views.background)

@@ -55,7 +55,7 @@ class Frame:
     focal: float  # samples per unit at depth 1
     nearest: float  # largest 1 / depth
     stretch: float
-    lights: wp.vec4  # ambient, sky, lamp, key
+    lights: wp.vec3  # ambient, lamp, key
     key_towards: wp.vec3
     ground: float  # linear light
     ground_byte: wp.uint8
@@ -167,4 +167,4 @@ def lit(scene: Scene, frame: Frame, axes: wp.mat33, s: Spot):
         n = -n
     seen = axes * n
     parts = frame.lights
-    return parts[0] + parts[1] * n[2] + parts[2] * wp.max(seen[2], 0.0) + parts[3] * wp.max(wp.dot(seen, frame.key_towards), 0.0)
+    return parts[0] + parts[1] * wp.max(seen[2], 0.0) + parts[2] * wp.max(wp.dot(seen, frame.key_towards), 0.0)

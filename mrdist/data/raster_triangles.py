@@ -17,12 +17,12 @@ LONG_ROW = 8  # samples from which it pays to compute where a row enters and lea
 class Triangle:
     """A face on the grid, and the samples [left..right] x [top..bottom] of its box."""
 
-    corner: wp.vec3i
-    near: wp.vec3  # 1 / depth of its corners
-    origin: wp.vec2i
+    origin: wp.vec2i  # corner a
     ab: wp.vec2i
     ac: wp.vec2i
     area: int  # twice the area, positive; ab and ac are turned to make it so
+    open: wp.vec3i  # 1 for an edge whose own samples belong to the neighbour, else 0
+    near: float  # 1 / depth where all weights of b and c are 0
     slope: wp.vec2  # of 1 / depth, per unit of the weights of b and c
     left: int
     right: int
@@ -34,11 +34,10 @@ class Triangle:
 def triangle(scene: Scene, frame: Frame, view: int, face: int):
     """A face with the box of samples it may cover; an empty box where it covers none."""
     t = Triangle()
-    t.corner = scene.corners[face]
-    a = frame.screen[view * frame.vertices + t.corner[0]]
-    b = frame.screen[view * frame.vertices + t.corner[1]]
-    c = frame.screen[view * frame.vertices + t.corner[2]]
-    t.near = wp.vec3(a[2], b[2], c[2])
+    corner = scene.corners[face]
+    a = frame.screen[view * frame.vertices + corner[0]]
+    b = frame.screen[view * frame.vertices + corner[1]]
+    c = frame.screen[view * frame.vertices + corner[2]]
     t.origin = wp.vec2i(int(a[0]), int(a[1]))
     t.ab = wp.vec2i(int(b[0]) - t.origin[0], int(b[1]) - t.origin[1])
     t.ac = wp.vec2i(int(c[0]) - t.origin[0], int(c[1]) - t.origin[1])
@@ -56,19 +55,28 @@ def triangle(scene: Scene, frame: Frame, view: int, face: int):
         t.area = -t.area
         t.ab = -t.ab
         t.ac = -t.ac
+    t.open = wp.vec3i(opened(t.ab[1] - t.ac[1], t.ac[0] - t.ab[0]), opened(t.ac[1], -t.ac[0]), opened(-t.ab[1], t.ab[0]))
     t.slope = wp.vec2((b[2] - a[2]) / float(t.area), (c[2] - a[2]) / float(t.area))
+    t.near = a[2] + float(t.open[1]) * t.slope[0] + float(t.open[2]) * t.slope[1]
     return t
 
 
 @wp.func
+def opened(across: int, down: int):
+    """Of two faces that share an edge one owns the samples on it: the one whose weight grows to the right, or straight
+    down. Otherwise glass would be seen twice along its seams."""
+    return wp.where(across > 0 or (across == 0 and down > 0), 0, 1)
+
+
+@wp.func
 def weights(frame: Frame, t: Triangle, x: int, y: int):
-    """Twice the areas that sample (x, y) spans with the edges opposite a, b, c; all >= 0 inside."""
+    """Twice the areas that sample (x, y) spans with the edges opposite a, b, c, less `open`; all >= 0 inside."""
     half = 1 << (frame.shift - 1)
     px = (x << frame.shift) + half - t.origin[0]
     py = (y << frame.shift) + half - t.origin[1]
     b = px * t.ac[1] - py * t.ac[0]
     c = py * t.ab[0] - px * t.ab[1]
-    return wp.vec3i(t.area - b - c, b, c)
+    return wp.vec3i(t.area - b - c, b, c) - t.open
 
 
 @wp.func
@@ -106,6 +114,6 @@ def inside(t: Triangle, w: wp.vec3i, step: wp.vec3i):
 @wp.func
 def key_of(frame: Frame, t: Triangle, w: wp.vec3i, face: int):
     """Nearer is smaller; of two faces at the same depth the first in the mesh."""
-    near = t.near[0] + float(w[1]) * t.slope[0] + float(w[2]) * t.slope[1]
+    near = t.near + float(w[1]) * t.slope[0] + float(w[2]) * t.slope[1]
     depth = wp.uint32(wp.clamp((frame.nearest - near) * frame.stretch, 0.0, DEEPEST))
     return (wp.uint64(depth) << wp.uint64(32)) | wp.uint64(face)

@@ -23,14 +23,14 @@ MARGIN = 1.05
 LARGEST = 8192
 """The most samples along one side of a picture: pixels times supersampling."""
 
-# Light is linear and Lambertian, from both sides: nothing glints, so that a colour looks the same from everywhere. The
-# four parts sum to 1: white in full light is just white, and nothing clips. On the default ground (217) the front and the
-# top of a white box are brighter (230, 227), its silhouettes and its underside darker (below 195): it shows from all sides.
-AMBIENT = 0.22
-SKY = 0.12  # times the z of the normal: what looks up is brighter than what looks down
+# Light is linear and Lambertian, from both sides of a face, and stands with the camera: nothing glints, so that a colour
+# looks the same from everywhere. The parts sum to 1: white in full light is just white, and nothing clips. They were
+# searched for what the default ground (217) must not swallow: of a white box, upright as most things stand, every side is
+# at least ten levels from the ground and from its neighbours in all rings below, and every silhouette is darker (< 180).
+AMBIENT = 0.10
 LAMP = 0.36  # at the camera
-KEY = 0.30  # above the camera's left shoulder
-KEY_TOWARDS = (-0.44, 0.56, 0.702)  # right, up, back; unit
+KEY = 0.54  # above the camera, a little to its right
+KEY_TOWARDS = (0.104, 0.608, 0.787)  # right, up, back; unit
 
 
 def distance(fov: float) -> float:

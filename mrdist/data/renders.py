@@ -116,7 +116,8 @@ def render_catalog(
     """Draw every shape of a catalogue that `folder` does not hold yet.
 
     Several processes may do this at once: each takes units that nobody is at work on, and all return when everything is drawn.
-    A shape that cannot be drawn is left out and named, with the reason, in `folder`/skipped.jsonl.
+    A shape that cannot be drawn is left out and named, with the reason, in `folder`/skipped.jsonl; to have it tried again, remove
+    the marker (`00012.json`) of its unit.
 
     Args:
         folder: belongs to these arguments alone; name it by `renders_key`.
@@ -151,10 +152,10 @@ def render_catalog(
                 crew += pool.map(hired, range(1, count))
 
             def write(number: int, outcomes: Sequence[Outcome]) -> None:
-                _write(shards, number, units[number], outcomes, points=points, root=catalog.root)
+                write_unit(shards, number, units[number], outcomes, points=points, root=catalog.root)
 
             _draw(units, missing, shards, claims, crew, write, progress)
-    _finish(units, shards)
+    write_index(shards, units)
     return Renders.open(folder)
 
 
@@ -206,7 +207,13 @@ def _draw(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _write(shards: Shards, number: int, shapes: Sequence[Shape], outcomes: Sequence[Outcome], *, points: int, root: Path) -> None:
+def write_unit(shards: Shards, number: int, shapes: Sequence[Shape], outcomes: Sequence[Outcome], *, points: int, root: Path) -> None:
+    """Write what came of some shapes as one unit.
+
+    Arrays: `xyz` and `rgb` [K, points, 3] of the K shapes that could be drawn; view j of shape k is
+    `jpeg[jpeg_at[i]:jpeg_at[i + 1]]` with i = `views_at[k]` + j. The marker lists what is known of those shapes, and the others
+    with their reasons.
+    """
     drawn = [(shape, outcome.arrays) for shape, outcome in zip(shapes, outcomes, strict=True) if outcome.ok]
     pictures = [split(arrays["jpeg"], arrays["jpeg_at"]) for _, arrays in drawn]
     jpeg, jpeg_at = join(picture for views in pictures for picture in views)
@@ -226,8 +233,12 @@ def _write(shards: Shards, number: int, shapes: Sequence[Shape], outcomes: Seque
     shards.write(unit_name(number), arrays, {"shapes": about, "skipped": skipped})
 
 
-def _finish(units: Sequence[Sequence[Shape]], shards: Shards) -> None:
-    """List what was skipped, and say that everything is there."""
+def write_index(shards: Shards, units: Sequence[Sequence[Shape]]) -> None:
+    """List what was skipped, and say that everything is there.
+
+    Raises:
+        DataError: a unit is missing, damaged or of other shapes, or nothing could be drawn.
+    """
     drawn: list[int] = []
     skipped: list[dict[str, str]] = []
     for number, shapes in enumerate(units):
@@ -248,6 +259,6 @@ def _finish(units: Sequence[Sequence[Shape]], shards: Shards) -> None:
         )
     if skipped:
         _log.warning("%d of %d shapes cannot be drawn, see %s", len(skipped), sum(map(len, units)), shards.folder / "skipped.jsonl")
-    lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in skipped)
+    lines = (json.dumps(one) + "\n" for one in skipped)
     publish(shards.folder / "skipped.jsonl", "".join(lines).encode())
     shards.write(INDEX, {"drawn": np.array(drawn, np.int64)}, {"units": len(units), "shapes": sum(drawn), "skipped": len(skipped)})

@@ -68,30 +68,41 @@ class Sandbox:
         """
         self._settings: Json = {"work": work, "warm": warm, "seconds": limits.seconds, "memory_mb": limits.memory_mb}
         self._lock = threading.Lock()
-        self._zygote = self._started()
+        self._closed = False
+        self._zygote: subprocess.Popen[bytes] | None = self._started()
 
     @property
     def pid(self) -> int:
-        """The process that children are forked from; another one after it had to be replaced."""
-        return self._zygote.pid
+        """The process that children are forked from; another one after it had to be replaced; 0 if there is none now."""
+        return self._zygote.pid if self._zygote is not None else 0
 
     def run(self, request: Json) -> Outcome:
-        """Do `request` in a child. Never raises for what the child does; a zygote that died is replaced once.
+        """Do `request` in a child. Never raises for what the child does; a zygote that died is replaced, twice at most.
 
         Raises:
-            DataError: the zygote died and cannot be started again.
+            DataError: the sandbox is closed, perhaps just now by another thread; or the zygote cannot be started again.
         """
         with self._lock:
             for _ in range(2):
-                try:
-                    return self._asked(request)
-                except (EOFError, TimeoutError, BrokenPipeError):
-                    self._stop()
+                if self._closed:
+                    raise DataError(what="sandbox", got="a request after close()", wanted="none", try_="make another Sandbox")
+                if self._zygote is None:
                     self._zygote = self._started()
+                try:
+                    return self._asked(self._zygote, request)
+                except (EOFError, TimeoutError, OSError):
+                    self._stop()
+                except BaseException:
+                    self._stop()  # an answer nobody waited for must not become the answer to the next request
+                    raise
         return Outcome(ok=False, reason="the process that children are forked from died twice")
 
     def close(self) -> None:
-        """End the zygote. A closed sandbox takes no requests."""
+        """End the zygote and its child, also while another thread waits in `run`."""
+        self._closed = True
+        zygote = self._zygote
+        if zygote is not None:
+            zygote.kill()
         with self._lock:
             self._stop()
 
@@ -101,12 +112,12 @@ class Sandbox:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _asked(self, request: Json) -> Outcome:
-        assert self._zygote.stdin is not None
-        assert self._zygote.stdout is not None
+    def _asked(self, zygote: subprocess.Popen[bytes], request: Json) -> Outcome:
+        assert zygote.stdin is not None
+        assert zygote.stdout is not None
         deadline = time.monotonic() + self._settings["seconds"] + _GRACE_SECONDS
-        send(self._zygote.stdin.fileno(), request)
-        answers = self._zygote.stdout.fileno()
+        send(zygote.stdin.fileno(), request)
+        answers = zygote.stdout.fileno()
         about = receive(answers, deadline)
         body = read_exactly(answers, about["bytes"], deadline)
         if not about["ok"]:
@@ -136,8 +147,7 @@ class Sandbox:
             about = {"ready": False, "reason": f"{type(error).__name__} before it was ready"}
         if about["ready"]:
             return zygote
-        zygote.kill()
-        zygote.communicate()
+        _end(zygote)
         raise DataError(
             what=f"sandbox for {self._settings['work']}",
             got=f"{about['reason']} (exit status {zygote.returncode})",
@@ -146,15 +156,18 @@ class Sandbox:
         )
 
     def _stop(self) -> None:
-        zygote = self._zygote
-        if zygote.stdin is not None and zygote.stdout is not None:
-            zygote.stdin.close()
-            zygote.stdout.close()
-        try:
-            zygote.wait(2.0)
-        except subprocess.TimeoutExpired:
-            zygote.kill()
-            zygote.wait()
+        if self._zygote is not None:
+            _end(self._zygote)
+            self._zygote = None
+
+
+def _end(zygote: subprocess.Popen[bytes]) -> None:
+    """It has nothing to save; its child dies with it."""
+    zygote.kill()
+    zygote.wait()
+    for pipe in (zygote.stdin, zygote.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def _notes(body: bytes) -> Json:

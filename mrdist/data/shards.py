@@ -107,7 +107,7 @@ class Shards:
         sha256 = hashlib.sha256(data).hexdigest()
         unit = Unit(name, f"{name}-{sha256[:12]}.safetensors", len(data), sha256, dict(notes))
         marker = {**{field: getattr(unit, field) for field in _OWN_FIELDS}, **notes}
-        text = json.dumps(marker, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(marker, allow_nan=False, separators=(",", ":"))
         publish(self.folder / unit.file, data)
         publish(self.folder / f"{name}.json", text.encode() + b"\n")
         return unit

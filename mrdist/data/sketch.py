@@ -27,7 +27,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 }
 PATTERNS = ("striped", "checked", "spotted")
 _STRAY = 0.035
-_TEXELS = 32
+_TEXELS = 64
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,13 @@ def complete(steps: Path) -> list[Path]:
     return sorted((p.parent for p in steps.glob(f"[0-9]*/{INDEX}")), key=lambda p: int(p.name), reverse=True)
 
 
+def sweep(steps: Path) -> None:
+    """Remove what processes that died while saving, or removing, left behind."""
+    for folder in steps.glob("*") if steps.is_dir() else ():
+        if folder.is_dir() and (folder.name.endswith(".part") or not (folder / INDEX).is_file()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove(folder: Path) -> None:
     """Remove a checkpoint: first what makes it one, so that half of it is never taken for a whole."""
     (folder / INDEX).unlink(missing_ok=True)

@@ -40,7 +40,7 @@ class Engine(ABC):
         self.objective, self.recipe, self.ranks, self.device = objective, recipe, ranks, device
         self.done = 0  # finished steps
         self.learning_rate = 0.0  # of the last step
-        self.gradient_norm = 0.0  # of the last step, before clipping
+        self.gradient_norm = 0.0  # of the last step, before clipping; nan where this rank has seen that it is not finite
         self.average: Average | None = None
         if recipe.optim.ema > 0:
             self.average = Average(self.exported, recipe.optim.ema, self.shard)

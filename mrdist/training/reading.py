@@ -41,19 +41,19 @@ class Reading:
 def read(loss: Loss, asked: bool, *, step: int, rate: float, gradient_norm: float, rows: int, ranks: Ranks) -> tuple[Reading, bool]:
     """The reading of a step, and whether any rank was asked to stop: one small collective for both. Every rank calls."""
     spent = ranks.clock.spent()
-    mine = torch.tensor([float(asked), spent["all"], spent.get(WAIT, 0.0), spent.get(TALK, 0.0), 0.0], dtype=torch.float64)
-    mine = mine.to(loss.total.device)
+    numbers = [float(asked), gradient_norm, spent["all"], spent.get(WAIT, 0.0), spent.get(TALK, 0.0), 0.0]
+    mine = torch.tensor(numbers, dtype=torch.float64, device=loss.total.device)
     mine[-1] = loss.total.detach()
     shown = [value.detach().to(mine).reshape(1) for value in (*loss.terms.values(), *loss.figures.values())]
     # One copy from the device for everything.
-    stop, seconds, wait, talk, total, *rest = torch.cat([ranks.total(mine), *shown]).tolist()
+    stop, norm, seconds, wait, talk, total, *rest = torch.cat([ranks.total(mine), *shown]).tolist()
     reading = Reading(
         step=step,
         loss=total / ranks.size,
         terms=dict(zip(loss.terms, rest, strict=False)),
         figures=dict(zip(loss.figures, rest[len(loss.terms) :], strict=True)),
         rate=rate,
-        gradient_norm=gradient_norm,
+        gradient_norm=norm / ranks.size,
         seconds=seconds / ranks.size,
         wait=wait / ranks.size,
         talk=talk / ranks.size,

@@ -207,8 +207,9 @@ class ZeroEngine(Engine):
             self._engine.step()
             return norm
         self._engine.step()
-        # Where gradients are not finite ZeRO skips the step; that must not look like a small gradient.
-        return float("nan") if self._zero.overflow else float(self._engine.get_global_grad_norm())
+        # DeepSpeed takes -1 for the norm of a group that is not finite: nan looks like a small gradient. The moments cannot lie.
+        moved = torch.stack([self._optimizer.state[flat]["exp_avg"].sum().to(self.device) for flat in self._flats()]).sum()
+        return float(self._engine.get_global_grad_norm()) if bool(moved.isfinite()) else float("nan")
 
     def shard(self, parameter: nn.Parameter) -> Tensor:
         # `parameter.data` is empty at stage 3, and writing to it changes nothing, without a word.

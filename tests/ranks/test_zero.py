@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+import multiprocessing as mp
 import os
+import sys
 from importlib.util import find_spec
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from mrdist.errors import RecipeError
 from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe
 from mrdist.testing import on_ranks
@@ -97,3 +98,97 @@ def test_bfloat16_is_the_same_in_every_engine_and_differs_from_float32():
         assert 1e-5 < distance(part(plain[0], "weights"), part(exact, "weights")) < 0.1
         for zero in zeros:
             assert distance(part(zero[0], "weights"), part(plain[0], "weights")) < 1e-5
+
+
+def without_launcher(mail) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    torch.set_num_threads(1)
+    mail.put(distance(trained(Ranks.alone(), tiny_recipe(ZeroConfig(stage=2, **SMALL)))[0], trained(Ranks.alone(), tiny_recipe())[0]))
+
+
+def test_one_process_that_nobody_launched_can_use_zero():
+    context = mp.get_context("forkserver")
+    mail = context.Queue()
+    process = context.Process(target=without_launcher, args=(mail,))
+    process.start()
+    assert mail.get(timeout=60) < 1e-6
+    process.join(10)
+
+
+def poisoned(ranks: Ranks, recipes: list[Recipe]) -> list[list[float]]:
+    """Gradient norms of a good step, one with an infinite input on rank 1, and whether weights survived."""
+    out = []
+    for recipe in recipes:
+        engine = recipe.engine.build(make, recipe, ranks, CPU)
+        norms = []
+        for number, batch in enumerate(TinyLoader(ranks).batches(after=0)):
+            if number == 2:
+                break
+            if number == 1 and ranks.rank == 1:
+                batch.xyz[0, 0, 0] = torch.inf
+            engine.step(engine.forward(batch))
+            norms.append(engine.gradient_norm)
+        out.append(norms)
+        engine.close()
+    return out
+
+
+def test_a_gradient_that_is_not_finite_never_looks_like_one_that_is():
+    recipes = [tiny_recipe(engine, clip=0.5) for engine in (PlainConfig(), *(ZeroConfig(stage=stage, **SMALL) for stage in range(4)))]
+    for steps in zip(*on_ranks(2, poisoned, recipes), strict=True):
+        assert all(0 < good < 100 for good, _ in steps)
+        # Readings average over ranks: one that knows is enough.
+        assert any(not abs(bad) < float("inf") for _, bad in steps)
+
+
+def looked_at(ranks: Ranks, stage: int) -> tuple[float, float, float]:
+    """At stage 3: pictures taken between steps, and a plain copy of the student, against those of the plain engine."""
+    held = []
+    for config in (PlainConfig(), ZeroConfig(stage=stage, **SMALL)):
+        recipe = tiny_recipe(config, ema=0.5)
+        engine = recipe.engine.build(make, recipe, ranks, CPU)
+        pictures = []
+        for batch in TinyLoader(ranks).batches(after=0):
+            if engine.done == recipe.steps:
+                break
+            with torch.no_grad(), engine.readable():
+                pictures.append(engine.objective.pictures(batch, ranks)["student"].clone())
+            engine.step(engine.forward(batch))
+        held.append((torch.stack(pictures), engine.student_state(), {n: t.clone() for n, t in engine.state()}))
+        engine.close()
+    (plain, student, state), (shown, zero_student, zero_state) = held
+    return (
+        float((plain - shown).abs().max()),
+        distance(zero_student, student),
+        distance(part(zero_state, "weights"), part(state, "weights")),
+    )
+
+
+def test_pictures_and_averages_under_zero_3_are_those_of_the_plain_engine():
+    for pictures, student, weights in on_ranks(2, looked_at, 3):
+        assert pictures < 1e-5
+        assert student < 1e-6
+        assert weights < 1e-6, "looking must change nothing"
+
+
+def test_a_missing_deepspeed_is_said_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(RecipeError, match=r"pip install 'mrdist\[zero\]'"):
+        deepspeed_for(CPU, Ranks.alone())
+
+
+@pytest.mark.parametrize(
+    ("field", "config"),
+    [
+        ("stage", ZeroConfig(stage=4)),
+        ("precision", ZeroConfig(precision="fp16")),
+        ("offload", ZeroConfig(stage=1, offload="cpu")),
+        ("communication", ZeroConfig(communication="bf16")),
+        ("build_sharded", ZeroConfig(stage=2, build_sharded=True)),
+        ("precision", PlainConfig(precision="half")),
+    ],
+)
+def test_an_engine_that_cannot_be_is_refused_before_anything_starts(field, config):
+    with pytest.raises(RecipeError, match=f"engine.{field}"):
+        config.check(tiny_recipe(config))

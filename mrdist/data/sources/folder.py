@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrdist.data.catalog import Catalog
+from mrdist.data.catalog import Catalog, check_shares
 from mrdist.errors import DataError
 from mrdist.kinds import Part
 from mrdist.progress import Progress, silent
@@ -21,6 +21,14 @@ class FolderConfig(Part):
     val: float = 0.1  # share held out for watching, where the manifest names no splits
     test: float = 0.1  # share held out for the figures at the end
     partial: bool = False  # go on without meshes that are listed and missing
+
+    def check(self, recipe: object) -> None:
+        """Refuse shares that leave nothing to train on.
+
+        Raises:
+            RecipeError: as `check_shares`.
+        """
+        check_shares(self.val, self.test)
 
     def open(self, store: Path, progress: Progress = silent) -> Catalog:
         """The catalogue, where it lies: nothing is copied into the store.

@@ -43,7 +43,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "refrigerator": ("fridge",),
     "rug": ("carpet", "doormat", "bathmat"),
     "shelf": ("shelves", "shelving", "shelf unit"),
-    "sink": ("washbasin", "basin"),
+    "sink": ("washbasin",),
     "sofa": ("couch", "sofa bed", "sofa bz", "sofa seats", "couch seats"),
     "staircase": ("staircase ladder", "staircase samba", "staircase curved at top"),
     "stool": (),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrdist.errors import DataError
+from mrdist.shapes import digest
 
 READABLE = (".obj", ".glb", ".gltf", ".ply", ".off", ".stl")
 _BESIDE = (".mtl", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".bin", ".txt")  # what a model needs, and its licence
@@ -96,7 +97,9 @@ class Library:
                 self._write(archive, info, folder, item)
         model = folder / name
         if item.rotation and model.suffix.lower() == ".obj":
-            model.write_bytes(turned(model.read_bytes(), np.array(item.rotation).reshape(3, 3)))
+            lying = model  # it stays: another item may want it with another rotation
+            model = lying.with_name(f"{lying.stem}-turned-{digest(repr(item.rotation).encode())[:8]}{lying.suffix}")
+            model.write_bytes(turned(lying.read_bytes(), np.array(item.rotation).reshape(3, 3)))
         return model
 
     @contextmanager

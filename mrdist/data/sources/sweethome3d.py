@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrdist.data.catalog import Catalog, made_once
+from mrdist.data.catalog import Catalog, check_shares, made_once
 from mrdist.data.colour import LIGHT_OF_BYTE
 from mrdist.data.sources.furniture_names import captions, label
 from mrdist.data.sources.sh3f import Library
@@ -47,6 +47,14 @@ class FurnitureConfig(Part):
     val: float = 0.1  # share of a class that is held out for watching
     test: float = 0.2  # share of a class that is held out for the figures at the end
     limit_mb: int = 512  # largest model, unpacked with its textures
+
+    def check(self, recipe: object) -> None:
+        """Refuse shares that leave nothing to train on.
+
+        Raises:
+            RecipeError: as `check_shares`.
+        """
+        check_shares(self.val, self.test)
 
     def open(self, store: Path, progress: Progress = silent) -> Catalog:
         """The catalogue, unpacked into `store` the first time.

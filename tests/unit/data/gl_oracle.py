@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mrdist.data.mesh import Material, Mesh
-from mrdist.data.render import AMBIENT, KEY, KEY_TOWARDS, LAMP, SKY
+from mrdist.data.render import AMBIENT, KEY, KEY_TOWARDS, LAMP
 from mrdist.recipe import Views
 from mrdist.shapes import Bytes, Camera
 
@@ -31,7 +31,7 @@ FRAGMENT = """
 #version 330
 uniform mat3 axes;       // columns: right, up, back
 uniform vec3 key_towards;
-uniform vec4 parts;      // ambient, sky, lamp, key
+uniform vec3 parts;      // ambient, lamp, key
 uniform sampler2D picture;
 uniform bool textured;
 uniform float bias;      // a texel for a pixel, not for a sample
@@ -46,7 +46,7 @@ void main() {
     vec3 m = normalize(n);
     if (!gl_FrontFacing) m = -m;
     vec3 key = axes * key_towards;
-    float light = parts.x + parts.y * m.z + parts.z * max(dot(m, axes[2]), 0.0) + parts.w * max(dot(m, key), 0.0);
+    float light = parts.x + parts.y * max(dot(m, axes[2]), 0.0) + parts.z * max(dot(m, key), 0.0);
     result = vec4(rgba.rgb * light, alpha == 2 ? rgba.a : 1.0);
 }
 """
@@ -81,7 +81,7 @@ def _picture(gl: Any, mesh: Mesh, views: Views, camera: Camera) -> Bytes:
     program["project"].write(_projection(camera, axes).T.astype("f4").tobytes())
     program["axes"].write(axes.astype("f4").tobytes())  # rows here are columns there
     program["key_towards"] = KEY_TOWARDS
-    program["parts"] = (AMBIENT, SKY, LAMP, KEY)
+    program["parts"] = (AMBIENT, LAMP, KEY)
     gl.enable(gl.DEPTH_TEST)
     gl.blend_func = gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA
     distance = np.linalg.norm(mesh.vertices[mesh.faces].mean(1) - camera.distance * axes[2], axis=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mrdist.data.sources.folder import FolderConfig
-from mrdist.errors import DataError
+from mrdist.errors import DataError, RecipeError
 
 
 def test_a_folder_is_used_where_it_lies(tmp_path: Path) -> None:
@@ -17,6 +17,13 @@ def test_a_folder_is_used_where_it_lies(tmp_path: Path) -> None:
     (shape,) = catalog
     assert (shape.mesh, shape.up, shape.split, shape.category) == (tmp_path / "chairs/red.off", "z", "test", "chairs")
     assert not (tmp_path / "store").exists()
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
+    for val, test in ((0.5, 0.5), (-0.1, 0.2), (0.0, 1.0)):
+        with pytest.raises(RecipeError, match="wanted shares"):
+            FolderConfig(val=val, test=test).check(None)
+    FolderConfig().check(None)
 
 
 def test_no_path_is_asked_for(tmp_path: Path) -> None:
