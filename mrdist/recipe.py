@@ -165,7 +165,9 @@ def build(tree: Mapping[str, Any], *, what: str = "recipe") -> Recipe:
             )
         parts[name] = kind(group, str(wanted))()
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(replace(Recipe(name=""), **parts)), OmegaConf.create(dict(tree)))
+        merged = OmegaConf.merge(
+            OmegaConf.structured(replace(Recipe(name=""), **cast("dict[str, Any]", parts))), OmegaConf.create(dict(tree))
+        )
         recipe = cast(Recipe, OmegaConf.to_object(merged))
     except OmegaConfBaseException as wrong:
         raise _explain(wrong, tree, parts, what) from None
@@ -300,7 +302,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def _explain(wrong: Exception, tree: Mapping[str, Any], parts: Mapping[str, Part], what: str) -> RecipeError:
     """OmegaConf's complaint as one of ours: which key, what was wrong, the nearest right one."""
-    stray = _stray(tree, replace(Recipe(name=""), **parts), "")
+    stray = _stray(tree, replace(Recipe(name=""), **cast("dict[str, Any]", parts)), "")
     if stray is not None:
         key, near = stray
         return RecipeError(

@@ -53,7 +53,7 @@ def sample(recipe: Recipe, progress: Progress) -> Bytes:
             outcome = renderer.draw(shape)
             if outcome.ok:
                 pictures = split(outcome.arrays["jpeg"], outcome.arrays["jpeg_at"])[:_VIEWS]
-                xyz, rgb = outcome.arrays["xyz"].astype(np.float32), outcome.arrays["rgb"].astype(np.float32) / 255
+                xyz, rgb = outcome.arrays["xyz"].astype(np.float32), np.divide(outcome.arrays["rgb"], 255, dtype=np.float32)
                 rows.append([*map(decode, pictures), cloud(xyz, rgb, pixels=recipe.views.pixels)])
                 labels.append(f"{shape.id}: {' | '.join(shape.captions[:3])}")
             progress("draw", number, len(chosen))

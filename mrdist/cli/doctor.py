@@ -155,7 +155,7 @@ def _files() -> Iterator[Finding]:
 
 
 def _recipe(recipe: Recipe) -> Iterator[Finding]:
-    from mrdist.cli.contract import contradictions
+    from mrdist.cli.contradictions import contradictions
 
     problems = contradictions(recipe)
     for problem in problems:

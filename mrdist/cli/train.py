@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from mrdist.cli.contract import contradictions
+from mrdist.cli.contradictions import contradictions
 from mrdist.cli.main import DONE, STOPPED, Flags
+from mrdist.cli.outcome import live, measured, trained
 from mrdist.cli.screen import Screen
 from mrdist.errors import RecipeError
+from mrdist.progress import silent
 from mrdist.recipe import Recipe, fingerprint, load, to_yaml
+
+if TYPE_CHECKING:
+    from mrdist.prepare import Prepared
+    from mrdist.ranks import Ranks
+    from mrdist.students.base import Student
 
 
 def train(words: Sequence[str], flags: Flags) -> int:
@@ -42,33 +50,51 @@ def resume(words: Sequence[str], flags: Flags) -> int:
 
 def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     """What `mrdist train` does on every rank; `folder` is an existing run, or None for a new one."""
-    from mrdist.cli.finish import finish
     from mrdist.data.loader import Loader
     from mrdist.prepare import prepare
     from mrdist.ranks import Ranks
     from mrdist.training.loop import train as train_run
     from mrdist.training.run import Run, choose_device
+    from mrdist.training.watchers import Evaluator
 
-    rank = int(os.environ.get("RANK", "0"))
-    screen = Screen(quiet=flags.quiet or rank != 0)
-    # Before the ranks meet: preparing may take hours, and a collective must not wait that long. Whoever comes first works, the others
-    # wait for its files.
+    screen = Screen(quiet=flags.quiet or int(os.environ.get("RANK", "0")) != 0)
+    # Before the ranks meet: preparing may take hours, longer than a collective may wait. The ranks share the work through the store.
     prepared = prepare(recipe, screen)
     ranks = Ranks.from_environment()
     try:
         if folder is None:
-            folder = Path(ranks.objects(str(new_folder(recipe)) if ranks.first else "")[0])
+            folder = Path(ranks.objects(str(new_folder(recipe)))[0])
         loader = Loader(
             prepared.store, "train", batch=recipe.batch, sample=recipe.sample, seed=recipe.seed, ranks=ranks,
             augment=recipe.augment, workers=recipe.workers, device=choose_device(recipe),
         )  # fmt: skip
-        run = Run.open(recipe, folder, ranks, loader, width=prepared.store.width)
-        train_run(run)
-        if run.asked_to_stop:
+
+        def validate(run: Run) -> dict[str, float]:
+            encoder = live(cast("Student", run.student()), recipe, prepared, run.step)
+            return measured(encoder, run.folder.name, recipe, prepared, ["val"], ranks, silent).flat()
+
+        watchers = [Evaluator(recipe.watch.evaluate_every, validate, best="val/top1")] if recipe.watch.evaluate_every else []
+        run = train_run(Run.open(recipe, folder, ranks, loader, width=prepared.store.width, watchers=watchers))
+        if run.asked_to_stop and not run.finished:
             return STOPPED
-        return finish(run, prepared, screen, flags)
+        conclude(folder, recipe, prepared, ranks, screen)
     finally:
         ranks.leave()
+    return DONE
+
+
+def conclude(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks, screen: Screen) -> None:
+    """Measure the best student, export it, and say what to type next."""
+    from mrdist.evaluation import report
+
+    encoder = trained(folder, recipe, prepared, ranks)
+    found = measured(encoder, folder.name, recipe, prepared, recipe.evaluate.splits, ranks, screen)
+    if ranks.first:
+        report.write(found, folder)
+        encoder.save(folder / "export", teacher_folder=getattr(prepared.teacher, "folder", None))
+        print(report.table(found))
+        print(f"{folder}\nnext: mrdist embed {folder} FILE... up=y · tensorboard --logdir {folder / 'board'}")
+    ranks.wait()
 
 
 def new_folder(recipe: Recipe) -> Path:

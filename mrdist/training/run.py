@@ -109,7 +109,7 @@ class Run:
             raise RecipeError(what="batch", got=recipe.batch, wanted=f"a multiple of {ranks.size} ranks", try_=f"batch={nearest}")
         device = choose_device(recipe)
         ranks = replace(ranks, clock=Clock(device))
-        _first(ranks, lambda: (folders.lay_out(folder, recipe), checkpoint.sweep(folder / "steps")))
+        _first(ranks, lambda: folders.lay_out(folder, recipe))
         _seen_by_all(folder / "recipe.yaml", ranks)
         rng.seed_all(recipe.seed, ranks.rank)
 
@@ -216,6 +216,8 @@ class Run:
 
     def _go_on(self) -> None:
         """Load the newest checkpoint that is whole, if there is any."""
+        if self.ranks.first:
+            checkpoint.sweep(self.folder / "steps")
         refused: list[str] = []
         stored = None
         for place in self.ranks.objects(checkpoint.complete(self.folder / "steps"))[0]:
@@ -276,7 +278,7 @@ class _Marked:
             yield self.run.batch
 
 
-def _first(ranks: Ranks, work: Callable[[], object]) -> None:
+def _first(ranks: Ranks, work: Callable[[], None]) -> None:
     """Let the first rank work; what goes wrong there goes wrong everywhere."""
     trouble: Exception | None = None
     if ranks.first:
