@@ -12,7 +12,8 @@ from typing import Any
 
 from mrdist.cli.main import DONE, Flags
 from mrdist.errors import RecipeError
-from mrdist.recipe import GROUPS, Recipe, load, plain, presets, to_yaml
+from mrdist.presets import GROUPS, presets
+from mrdist.recipe import Recipe, load, plain, to_yaml
 
 
 def config(words: Sequence[str], flags: Flags) -> int:

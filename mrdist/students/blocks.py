@@ -17,8 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 def recomputed(module: nn.Module, *inputs: Tensor | None) -> Tensor:
     """`module(*inputs)` that keeps no activations for backward, but computes them again there."""
-    # No generator to replay: chance comes from keys. No comparison of shapes: under ZeRO-3 a parameter is whole in one pass
-    # and may be empty, for the moment, in the other.
+    # No generator to replay: chance comes from keys.
     result: Tensor = checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)
     return result
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import mrdist
 from mrdist.errors import RecipeError
-from mrdist.recipe import Recipe, layers, plain, to_yaml
+from mrdist.presets import layers
+from mrdist.recipe import Recipe, plain, to_yaml
 
 FREE = ("steps", "workers", "device", "runs", "store", "engine", "watch", "evaluate")
 """Keys of a recipe that may change when a run goes on: they decide how long, where and how often, not what is learnt."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mrdist.errors import RecipeError
-from mrdist.recipe import fingerprint, load, presets, to_yaml
+from mrdist.presets import presets
+from mrdist.recipe import fingerprint, load, to_yaml
 
 
 def test_every_shipped_recipe_loads() -> None:

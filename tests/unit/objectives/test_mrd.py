@@ -248,7 +248,7 @@ def test_a_student_of_another_width_is_refused_by_name() -> None:
 def test_the_kind_and_every_preset_of_it_build() -> None:
     from omegaconf import OmegaConf
 
-    from mrdist.recipe import presets, shipped
+    from mrdist.presets import presets, shipped
 
     assert kind("objectives", "mrd") is MRDConfig
     assert {"mrd", "alignment", "mrd/kl", "mrd/mixture"} <= set(presets("objective"))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mrdist.errors import DataError, RecipeError
 from mrdist.kinds import kind
-from mrdist.recipe import Recipe, presets, shipped
+from mrdist.presets import presets, shipped
+from mrdist.recipe import Recipe
 from mrdist.students.base import Student, StudentConfig
 from mrdist.students.pointbert import PointBERTConfig
 from mrdist.students.vit import ViTConfig
