@@ -34,7 +34,7 @@ def make_store(folder: Path) -> TripletStore:
 
     def unit(rows: int) -> np.ndarray:
         held = random.standard_normal((rows, WIDTH))
-        return (held / np.linalg.norm(held, axis=1, keepdims=True)).astype(np.float16)
+        return np.asarray(held / np.linalg.norm(held, axis=1, keepdims=True), np.float16)
 
     for part in range(PARTS):
         held = [

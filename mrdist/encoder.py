@@ -29,6 +29,9 @@ from mrdist.teachers.base import Teacher, TeacherConfig
 CONTRACT, WEIGHTS, CARD, TEACHER = "encoder.json", "model.safetensors", "README.md", "teacher"
 """What an encoder's folder holds; the teacher only where it was copied along."""
 
+CHECKPOINT = "open_clip_config.json"
+"""What makes a folder an open_clip checkpoint."""
+
 
 class StudentPart(Protocol):
     """The student of a recipe: a part that knows how to build itself."""
@@ -97,20 +100,18 @@ class Encoder:
         """The teacher whose space this is, opened once: from the encoder's own folder if it was copied along, else as its recipe says.
 
         Args:
-            folder: where teachers are kept, for kinds that keep theirs.
+            folder: an open_clip checkpoint of it, or where its kind keeps teachers.
 
         Raises:
             TeacherError: it is not at hand, or is another one by now.
         """
         if self._teacher is None:
             chosen = self.contract.teacher
-            if self.home is not None and (self.home / TEACHER).is_dir():
-                # Whatever its recipe called it: what lies here is an open_clip checkpoint.
-                said = {"model": str(self.home / TEACHER), "precision": getattr(chosen, "precision", "fp32")}
-                chosen = part("teachers", {"kind": "clip", **said})
-            opened = cast(TeacherConfig, chosen).open(
-                folder or Path("store/teachers"), _nothing_to_fit, device=str(self.device), progress=silent
-            )
+            place = folder or (self.home / TEACHER if self.home else Path("store/teachers"))
+            if (place / CHECKPOINT).is_file():
+                # Whatever its recipe called it, it can be opened as what it is.
+                chosen = part("teachers", {"kind": "clip", "model": str(place), "precision": getattr(chosen, "precision", "fp32")})
+            opened = cast(TeacherConfig, chosen).open(place, _nothing_to_fit, device=str(self.device), progress=silent)
             self._teacher = self._right(opened)
         return self._teacher
 
@@ -225,15 +226,13 @@ def _must_match(found: Mapping[str, torch.Size], wanted: Mapping[str, torch.Size
 def _nothing_to_fit() -> Iterator[tuple[Sequence[bytes], Sequence[str]]]:
     raise TeacherError(
         what="teacher", got="none that is fitted already", wanted="the teacher this encoder learnt from",
-        try_="encoder.teacher(FOLDER) with the folder of teachers of its store, or an export that carries it",
+        try_="encoder.teacher(FOLDER) with the teacher's own folder, or an export that carries it",
     )  # fmt: skip
 
 
 def _copy_teacher(source: Path, target: Path) -> None:
-    if not (source / "open_clip_config.json").is_file():
-        raise TeacherError(
-            what=str(source), got="no open_clip_config.json", wanted="an open_clip checkpoint", try_="the teacher's own folder"
-        )
+    if not (source / CHECKPOINT).is_file():
+        raise TeacherError(what=str(source), got=f"no {CHECKPOINT}", wanted="an open_clip checkpoint", try_="the teacher's own folder")
     shutil.copytree(source, target)
 
 

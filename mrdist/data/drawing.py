@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections.abc import Collection
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,7 @@ from mrdist.shapes import Bytes, Shape, digest
 def warm() -> None:
     """Draw a tetrahedron: loads, before any shape is seen, what every child needs, and fails where no shape could be drawn."""
     from mrdist.data.mesh import Material, Mesh
-    from mrdist.data.obj import read_obj  # noqa: F401 - a second of imports that no child should spend
+    from mrdist.data.readers import read_mesh  # noqa: F401 - for the children
     from mrdist.data.sampling import sample
 
     corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=np.float32) / np.sqrt(np.float32(3))
@@ -34,6 +35,13 @@ def warm() -> None:
     views = Views(pixels=16)
     for view in _renderer().render(mesh, views):
         _jpeg(view.pixels, views.quality)
+
+
+def warm_for_text() -> None:
+    """`warm`, and two seconds of imports that reading an .obj or .stl would cost every child again."""
+    from mrdist.data.obj import read_obj  # noqa: F401 - for the children
+
+    warm()
 
 
 def render_shape(request: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
@@ -102,9 +110,17 @@ class ShapeRenderer:
 
     work: ClassVar[str] = "mrdist.data.drawing:render_shape"
 
-    def __init__(self, root: Path, *, views: Views, limits: Limits, points: int) -> None:
+    def __init__(self, root: Path, *, views: Views, limits: Limits, points: int, formats: Collection[str] = (".glb",)) -> None:
+        """
+        Args:
+            formats: suffixes of the meshes to come; others are read too, only later.
+
+        Raises:
+            DataError: nothing can be drawn on this machine; says why.
+        """
+        slow = {".obj", ".stl"} & {suffix.lower() for suffix in formats}
         self._same = {"root": str(root), "views": asdict(views), "limits": asdict(limits), "points": points}
-        self._sandbox = Sandbox(self.work, limits, warm="mrdist.data.drawing:warm")
+        self._sandbox = Sandbox(self.work, limits, warm=f"mrdist.data.drawing:{'warm_for_text' if slow else 'warm'}")
 
     def __enter__(self) -> Self:
         return self

@@ -58,6 +58,17 @@ def read_points(path: Path, *, root: Path, limits: Limits) -> tuple[NDArray[Any]
     return None if found.pieces else (found.vertices, found.colour)
 
 
+def warm() -> None:
+    """Import what reading any file will need: once, in the process that children are forked from, not in each of them."""
+    import scipy.sparse.csgraph
+    from PIL import Image
+
+    import mrdist.data.obj
+    import mrdist.data.stl  # noqa: F401
+
+    Image.init()
+
+
 def _pieces(assets: Assets) -> list[Piece]:
     suffix = Path(assets.name).suffix.lower()
     readers: dict[str, _Read] = {".glb": read_gltf, ".gltf": read_gltf, ".off": read_off, ".ply": _of_ply, ".obj": _of_obj, ".stl": _of_stl}

@@ -138,12 +138,13 @@ def render_catalog(
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
         shards.sweep()
+        formats = {shape.mesh.suffix for shape in shapes}
         count = max(1, min(workers, sum(len(units[number]) for number in missing)))
         with ExitStack() as stack:
             claims = stack.enter_context(Claims(folder))
 
             def hired(_: int) -> ShapeRenderer:
-                one = ShapeRenderer(catalog.root, views=views, limits=limits, points=points)
+                one = ShapeRenderer(catalog.root, views=views, limits=limits, points=points, formats=formats)
                 stack.callback(one.close)
                 return one
 

@@ -132,7 +132,7 @@ class Sandbox:
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         zygote = subprocess.Popen(
             # -P: what lies in the current folder must not stand in for a module.
-            [sys.executable, "-P", "-m", "mrdist.data.zygote", json.dumps(self._settings)],
+            [sys.executable, "-P", "-m", "mrdist.data.zygote", json.dumps({**self._settings, "parent": os.getpid()})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
 """The process that throw-away children are forked from: one thread, warmed once, and never near a stranger's file.
 
-`Sandbox` starts it as `python -m mrdist.data.zygote '{"work": ..., "warm": ..., "seconds": ..., "memory_mb": ...}'`. Frames go both
-ways: four bytes of length, JSON, and after an answer as many bytes of result as its JSON says.
+`Sandbox` starts it as `python -m mrdist.data.zygote '{"work": ..., "warm": ..., "seconds": ..., "memory_mb": ..., "parent": ...}'`.
+Frames go both ways: four bytes of length, JSON, and after an answer as many bytes of result as its JSON says.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ _RESULT_BYTES = 1 << 30
 _STDERR_BYTES = 4096  # kept; the rest is read and forgotten, for a decoder may complain for ever
 _FILES = 64  # open at once
 _PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 1.0  # between two looks whether the parent lives
 _LIBC = ctypes.CDLL(None)
 
 Json = dict[str, Any]
@@ -77,8 +79,7 @@ def receive(fd: int, deadline: float = math.inf) -> Json:
 
 def main(settings: Json) -> None:
     """Import and warm, then answer requests until the parent is gone."""
-    parent = os.getppid()
-    requests, answers = os.dup(0), os.dup(1)
+    parent = _Parent(settings["parent"], os.dup(0), os.dup(1))
     # What is imported may print: nothing but frames may enter the pipe.
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1):
@@ -91,21 +92,31 @@ def main(settings: Json) -> None:
         if threads > 1:
             raise RuntimeError(f"{threads} threads after importing {settings['work']}: a fork would copy locks that nobody opens")
     except BaseException:
-        send(answers, {"ready": False, "reason": traceback.format_exc()[-2000:]})
+        send(parent.answers, {"ready": False, "reason": traceback.format_exc()[-2000:]})
         return
-    send(answers, {"ready": True})
+    send(parent.answers, {"ready": True})
     # Children share these pages as long as no collector touches them.
     gc.collect()
     gc.freeze()
-    while True:
-        # An orphan may still hold a pipe that a sibling inherited: ask who the parent is, too.
-        while not select.select([requests], [], [], 1.0)[0]:
-            if os.getppid() != parent:
-                return
-        try:
-            send(answers, *_serve(work, receive(requests), settings, (requests, answers)))
-        except (EOFError, BrokenPipeError):
-            return
+    try:
+        while True:
+            while not select.select([parent.requests], [], [], _LOOK_SECONDS)[0]:
+                parent.must_live()
+            send(parent.answers, *_serve(work, receive(parent.requests), settings, parent))
+    except (EOFError, BrokenPipeError):
+        return
+
+
+@dataclass(frozen=True)
+class _Parent:
+    pid: int
+    requests: int
+    answers: int
+
+    def must_live(self) -> None:
+        """The pipe alone does not tell: a sibling that inherited it may hold it open."""
+        if os.getppid() != self.pid:
+            raise EOFError
 
 
 def _named(address: str) -> Any:
@@ -113,19 +124,19 @@ def _named(address: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _serve(work: Work, request: Json, settings: Json, ends: tuple[int, int]) -> tuple[Json, memoryview]:
+def _serve(work: Work, request: Json, settings: Json, parent: _Parent) -> tuple[Json, memoryview]:
     """Do one request in a child; whatever happens to it is the answer."""
-    began = time.monotonic()
+    began, zygote = time.monotonic(), os.getpid()
     (result, result_end), (errors, errors_end) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        for fd in ends:  # only the zygote talks to the parent
+        for fd in (parent.requests, parent.answers):  # only the zygote talks to the parent
             os.close(fd)
-        _live_and_die(work, request, settings, result_end, errors_end)
+        _live_and_die(work, request, settings, zygote, result_end, errors_end)
     os.close(result_end)
     os.close(errors_end)
     try:
-        data, complaint, stopped = _watch(child, result, errors, began + settings["seconds"], ends[0])
+        data, complaint, stopped = _watch(child, result, errors, began + settings["seconds"], parent)
     finally:
         os.close(result)
         os.close(errors)
@@ -135,16 +146,16 @@ def _serve(work: Work, request: Json, settings: Json, ends: tuple[int, int]) -> 
     return about, memoryview(data)[_HEAD.size :] if about["ok"] else memoryview(b"")
 
 
-def _watch(child: int, result: int, errors: int, deadline: float, requests: int) -> tuple[bytearray, bytes, str]:
+def _watch(child: int, result: int, errors: int, deadline: float, parent: _Parent) -> tuple[bytearray, bytes, str]:
     """What the child wrote until it ended: its result, its complaints, and why it was stopped ("" if it was not)."""
-    data, complaint, listening = bytearray(), b"", [result, errors, requests]
+    data, complaint, listening = bytearray(), b"", [result, errors, parent.requests]
     while result in listening:
-        ready, _, _ = select.select(listening, [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        left = deadline - time.monotonic()
+        if left <= 0:
             return data, complaint, "timeout"
-        if requests in ready:
-            # Nobody sends a request while one is served: the pipe has ended, and the parent with it.
-            _end(child)
+        ready, _, _ = select.select(listening, [], [], min(left, _LOOK_SECONDS))
+        parent.must_live()
+        if parent.requests in ready:  # nobody sends a request while one is served: the pipe has ended, and the parent with it
             raise EOFError
         for fd in set(ready) & {result, errors}:
             part = os.read(fd, 1 << 20)
@@ -200,11 +211,13 @@ def _judged(data: bytearray, stopped: str, status: int, seconds: float) -> Json:
     return {"ok": True, "reason": "", "bytes": length}
 
 
-def _live_and_die(work: Work, request: Json, settings: Json, result: int, errors: int) -> NoReturn:
+def _live_and_die(work: Work, request: Json, settings: Json, zygote: int, result: int, errors: int) -> NoReturn:
     """The child: bounds itself, works, writes what came of it, and leaves without tidying up."""
     try:
         os.setsid()
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != zygote:  # it died before we asked to die with it
+            os._exit(1)
         os.dup2(errors, 1)
         os.dup2(errors, 2)
         _bound(settings)

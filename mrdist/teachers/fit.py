@@ -56,6 +56,17 @@ class FittedConfig(Part):
     word_dropout: float = 0.15  # share of words that the text tower does not get to read
     seed: int = 0
 
+    def check(self, recipe: object = None) -> None:
+        """Raise a TeacherError for values that make no model; `load` of a recipe calls it too."""
+        smallest = {"pixels": 32, "width": 1, "channels": 8, "text_width": 32, "text_layers": 1, "context": 3, "steps": 1, "batch": 2}
+        for name, least in smallest.items():
+            value, step = getattr(self, name), {"pixels": 32, "text_width": 32, "channels": 8}.get(name, 1)
+            if value < least or value % step:
+                wanted = f"at least {least}" + (f", a multiple of {step}" if step > 1 else "")
+                raise TeacherError(
+                    what=f"teacher.{name}", got=value, wanted=wanted, try_=f"teacher.{name}={max(least, value // step * step)}"
+                )
+
     def open(self, folder: Path, pairs: Pairs, *, device: str, progress: Progress = silent) -> ClipTeacher:
         """The teacher: fitted now, or opened if this configuration was fitted to these pairs before.
 
@@ -73,6 +84,7 @@ def fit(config: FittedConfig, pairs: Pairs, folder: Path, device: str, progress:
     Raises:
         TeacherError: as `FittedConfig.open`.
     """
+    config.check()
     shapes, seen = 0, hashlib.sha256()
     for views, captions in pairs():
         shapes += 1
@@ -164,6 +176,7 @@ def _train(config: FittedConfig, model: Any, eye: Eye, lessons: _Lessons, device
     optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     batch = min(config.batch, len(lessons.said))
     unread = _unread(lessons.ids)
+    warmup = max(1, min(50, config.steps // 10))
     losses, hits, queue = [], [], np.zeros(0, dtype=np.int64)
     for step in range(config.steps):
         progress("fit teacher", step, config.steps)
@@ -178,7 +191,7 @@ def _train(config: FittedConfig, model: Any, eye: Eye, lessons: _Lessons, device
         # Whatever else in the batch is also true of a shape is no mistake: a caption counts for every shape that has it.
         true = torch.from_numpy((said[:, :, None] == chosen).any(1)).to(device)
         for group in optimiser.param_groups:
-            group["lr"] = config.lr * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
+            group["lr"] = config.lr * min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
         logits = (
             model.logit_scale.exp().clamp(max=100) * model.encode_image(pictures, normalize=True) @ model.encode_text(ids, normalize=True).T
         )
@@ -188,6 +201,7 @@ def _train(config: FittedConfig, model: Any, eye: Eye, lessons: _Lessons, device
         optimiser.step()
         losses.append(float(loss.detach()))
         hits.append(float(true.gather(1, logits.argmax(1, keepdim=True)).float().mean()))
+    progress("fit teacher", config.steps, config.steps)
     _teach_unread(model, lessons.ids, unread)
     last = max(1, config.steps // 10)
     return {

@@ -222,6 +222,13 @@ def complete(steps: Path) -> list[Path]:
     return sorted((p.parent for p in steps.glob(f"[0-9]*/{INDEX}")), key=lambda p: int(p.name), reverse=True)
 
 
+def set_aside(folder: Path) -> None:
+    """Keep a damaged checkpoint for whoever wants to mend it, out of the way of the one that will be written for its step."""
+    aside = folder.with_name(f"damaged-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(folder, aside)
+
+
 def sweep(steps: Path) -> None:
     """Remove what processes that died while saving, or removing, left behind."""
     for folder in steps.glob("*") if steps.is_dir() else ():

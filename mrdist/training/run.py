@@ -220,7 +220,8 @@ class Run:
             checkpoint.sweep(self.folder / "steps")
         refused: list[str] = []
         stored = None
-        for place in self.ranks.objects(checkpoint.complete(self.folder / "steps"))[0]:
+        found = self.ranks.objects(checkpoint.complete(self.folder / "steps"))[0]
+        for place in found:
             try:
                 stored = checkpoint.opened(place, self.ranks)
                 break
@@ -231,6 +232,8 @@ class Run:
         taken = self.ranks.objects(folders.last_step(metrics))[0]
         if stored is not None:
             self._load(stored)
+            for place in found[: len(refused)] if self.ranks.first else ():
+                checkpoint.set_aside(place)
         elif refused or taken:
             lost = f"steps 1 to {taken} were taken and never saved"
             raise CheckpointError(

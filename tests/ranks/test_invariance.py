@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from mrdist.kinds import Part
+from mrdist.objectives.mrd import MRD
 from mrdist.ranks import Ranks
 from mrdist.shapes import TripletBatch
 from mrdist.testing import on_ranks, share, tiny_triplets
+from mrdist.training.engine import PlainConfig
+from mrdist.training.zero import ZeroConfig
+from tests.ranks.tiny import TinyLoader, tiny_recipe
 from tests.unit.objectives.plain import Choice, choices, gradients, masked, objective
 
 BATCHES: dict[str, tuple[list[int] | None, list[int] | None]] = {
@@ -101,6 +107,35 @@ def test_a_local_mean_is_another_loss_on_another_number_of_ranks() -> None:
 def some() -> list[Choice]:
     """One divergence of each representation, all weights."""
     return choices(lambda c: c["divergence"] in ("jeffrey", "l1") and c["cross"] == "both")
+
+
+def bounded() -> MRD:
+    return objective(torch.float32, limit=0.29, align_limit=10.0, warmup=2)  # weights and scale begin outside
+
+
+def stepped(ranks: Ranks, engines: list[Part]) -> list[dict[str, Tensor]]:
+    """The weights after four steps, by engine."""
+    held = []
+    for part in engines:
+        recipe = tiny_recipe(part)
+        engine = recipe.engine.build(bounded, recipe, ranks, torch.device("cpu"))  # type: ignore[attr-defined]
+        for batch in TinyLoader(ranks).batches(after=0):
+            if engine.done == recipe.steps:
+                break
+            engine.step(engine.forward(batch))
+        held.append({name: tensor.clone() for name, tensor in engine.state() if name.startswith("weights/")})
+        engine.close()
+    return held
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed")
+def test_every_engine_takes_the_same_steps_and_keeps_the_same_bounds() -> None:
+    (wanted,) = stepped(Ranks.alone(), [PlainConfig()])
+    engines: list[Part] = [PlainConfig(), *(ZeroConfig(stage=stage, persistence=20) for stage in range(4))]
+    for held in on_ranks(2, stepped, engines):
+        for engine, weights in zip(engines, held, strict=True):
+            assert weights.keys() == wanted.keys()
+            assert all(torch.allclose(weights[name], wanted[name], rtol=1e-6, atol=1e-7) for name in wanted), engine
 
 
 def pictured(ranks: Ranks) -> dict[str, Tensor]:

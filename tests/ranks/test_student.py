@@ -22,7 +22,8 @@ def learnt(ranks: Ranks, config: StudentConfig) -> list[Tensor]:
     batch = share(tiny_triplets(8, points=60, dtype=torch.float64), ranks)
     student = config.build(6, seed=0).double().train()
     features = student(batch.xyz, batch.rgb, batch.keys)
-    ranks.mean(features.embedding.square().sum(-1), torch.ones(len(batch), dtype=torch.bool)).backward()
+    loss = ranks.mean(features.embedding.square().sum(-1), torch.ones(len(batch), dtype=torch.bool))
+    torch.autograd.backward(loss)
     gradients = [ranks.average(p.grad) for p in student.parameters() if p.grad is not None]
     return [ranks.gather(value.detach()) for value in features] + gradients
 

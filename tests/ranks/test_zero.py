@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from mrdist.errors import RecipeError
+from mrdist.kinds import Part
 from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe
 from mrdist.testing import on_ranks
 from mrdist.training.engine import PlainConfig
 from mrdist.training.zero import ZeroConfig, deepspeed_for
+from tests.ranks.real import RealLoader, make_real, real_recipe
 from tests.ranks.tiny import TinyLoader, make, tiny_recipe
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed")
@@ -192,3 +194,34 @@ def test_a_missing_deepspeed_is_said_with_the_remedy(monkeypatch):
 def test_an_engine_that_cannot_be_is_refused_before_anything_starts(field, config):
     with pytest.raises(RecipeError, match=f"engine.{field}"):
         config.check(tiny_recipe(config))
+
+
+def really_trained(ranks: Ranks, engines: list[Part]) -> list[tuple[State, list[float], float]]:
+    """The real objective and student, with dropped patches and paths, and pictures between the steps."""
+    out = []
+    for config in engines:
+        recipe = real_recipe(config)
+        engine = recipe.engine.build(make_real, recipe, ranks, CPU)
+        figures, shown = [], 0.0
+        for batch in RealLoader(ranks).batches(after=0):
+            if engine.done == recipe.steps:
+                break
+            loss = engine.forward(batch)
+            engine.step(loss)
+            with torch.no_grad(), engine.readable():
+                shown += float(engine.objective.pictures(batch, ranks)["student"].sum())
+            figures += [float(ranks.average(loss.total)), engine.gradient_norm]
+        out.append((engine.student_state(), figures, shown))
+        engine.close()
+    return out
+
+
+def test_the_real_objective_and_student_train_alike_in_every_engine_and_on_two_ranks():
+    [(student, figures, shown)] = really_trained(Ranks.alone(), [PlainConfig()])
+    engines = [PlainConfig(), *(ZeroConfig(stage=stage, **SMALL | {"persistence": 200}) for stage in (1, 2, 3))]
+    for results in on_ranks(2, really_trained, engines):
+        for other, other_figures, other_shown in results:
+            print(distance(other, student), max(abs(a/b-1) for a,b in zip(other_figures, figures)))
+            assert distance(other, student) < 1e-4
+            assert other_figures == pytest.approx(figures, rel=1e-5)
+            assert other_shown == pytest.approx(shown, rel=1e-4)

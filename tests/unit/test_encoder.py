@@ -21,6 +21,7 @@ from mrdist.shapes import Points
 from mrdist.students.pointbert import PointBERTConfig
 from mrdist.students.vit import ViTConfig
 from mrdist.teachers.clip import ClipConfig
+from mrdist.teachers.fit import FittedConfig
 
 VIT = ViTConfig(dim=24, depth=2, heads=2, hidden=32, groups=12, group_size=6, channels=(8, 12, 16, 20), drop_path=0.5)
 BERT = PointBERTConfig(dim=24, depth=2, heads=2, hidden=32, groups=12, group_size=6, channels=(8, 8, 16), norm="batch")
@@ -33,7 +34,8 @@ def encoder(student: ViTConfig | PointBERTConfig = VIT, **known: Any) -> Encoder
 
 def cloud(points: int = 64, *, seed: int = 0) -> Points:
     random = np.random.default_rng(seed)
-    return Points.of(random.normal(size=(points, 3)), random.uniform(size=(points, 3)), up="z")
+    xyz, rgb = random.normal(size=(points, 3)), random.uniform(size=(points, 3))
+    return Points.of(xyz.astype(np.float32), rgb.astype(np.float32), up="z")
 
 
 class Words:
@@ -202,7 +204,7 @@ def rewritten_whole(folder: Path) -> Path:
 
 
 def open_clip_folder(folder: Path) -> Path:
-    from mrdist.teachers.clip import open_clip
+    from mrdist.teachers.library import open_clip
 
     sizes: dict[str, Any] = {
         "embed_dim": 10,
@@ -217,12 +219,22 @@ def open_clip_folder(folder: Path) -> Path:
     return folder
 
 
+def test_a_fitted_teacher_is_opened_from_its_own_folder_and_never_fitted_again(tmp_path: Path) -> None:
+    source = open_clip_folder(tmp_path / "fitted-1")
+    fingerprint = ClipConfig(model=str(source)).open(tmp_path, lambda: iter(()), device="cpu").fingerprint
+    held = encoder(teacher=FittedConfig(), teacher_fingerprint=fingerprint)
+    with pytest.raises(TeacherError, match="none that is fitted already"):
+        held.teacher(tmp_path)
+    assert held.teacher(source).fingerprint == fingerprint
+
+
 def test_an_export_that_carries_its_teacher_needs_nothing_else(tmp_path: Path) -> None:
     source = open_clip_folder(tmp_path / "teachers")
     teacher = ClipConfig(model=str(source)).open(tmp_path, lambda: iter(()), device="cpu")
     held = encoder(teacher=ClipConfig(model=str(source)), teacher_fingerprint=teacher.fingerprint)
     wanted = held.similarity(cloud(), ["a chair", "a table"])
     held.save(tmp_path / "first", teacher_folder=source)
+    assert held.teacher().fingerprint == teacher.fingerprint
     for path in source.iterdir():
         path.unlink()
     # It is carried on when the encoder is saved again.

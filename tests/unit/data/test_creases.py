@@ -40,7 +40,7 @@ def by_definition(vertices: NDArray[Any], faces: NDArray[Any], degrees: float = 
 @pytest.mark.parametrize("name", ["box", "cylinder", "torus", "crumpled"])
 def test_normals_are_those_of_the_definition(name: str, loose: bool) -> None:
     mesh = {
-        "box": lambda: trimesh.creation.box(),
+        "box": trimesh.creation.box,
         "cylinder": lambda: trimesh.creation.cylinder(0.5, 1, sections=16),
         "torus": lambda: trimesh.creation.torus(0.6, 0.2, major_sections=12, minor_sections=8),
         "crumpled": lambda: trimesh.creation.icosphere(2),
@@ -59,7 +59,7 @@ def test_normals_are_those_of_the_definition(name: str, loose: bool) -> None:
 def test_a_cube_has_edges_and_a_ball_has_none() -> None:
     box, ball = trimesh.creation.box(), trimesh.creation.icosphere(3)
     assert len(creased(box.vertices.astype(np.float32), box.faces)[1]) == 24
-    corners, origin, normals = creased(ball.vertices.astype(np.float32), ball.faces)
+    _, origin, normals = creased(ball.vertices.astype(np.float32), ball.faces)
     assert len(origin) == len(ball.vertices)
     assert (normals * ball.vertices[origin]).sum(1).min() > 0.999
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -171,13 +172,11 @@ def test_what_cannot_be_loaded_is_refused_at_once(store: TripletStore, changes: 
 
 
 def test_a_loader_that_is_left_leaves_no_thread_behind(store: TripletStore) -> None:
-    import threading
-
     before = threading.active_count()
     batches = loader(store, workers=2).batches(0)
     next(batches)
     assert threading.active_count() > before
-    batches.close()
+    batches.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
 
 

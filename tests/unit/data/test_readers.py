@@ -72,7 +72,7 @@ def test_up_becomes_z(tmp_path: Path, suffix: str) -> None:
     tower.export(tmp_path / f"tower.{suffix}")
     mesh = read(tmp_path / f"tower.{suffix}", up="y")
     assert np.ptp(mesh.vertices, axis=0).argmax() == 2
-    assert np.abs(mesh.vertices[mesh.vertices[:, 2] < -0.8]).max(0)[0] > 0.4  # the foot stayed below
+    assert mesh.vertices[np.abs(mesh.vertices[:, 0]).argmax(), 2] < -0.5  # the foot is below
     with pytest.raises(AxisError):
         read(tmp_path / f"tower.{suffix}", up="north")
 
@@ -113,7 +113,7 @@ def painted_box(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return colours, box.triangles_center
 
 
-@pytest.mark.parametrize("suffix", ["ply", "off", "stl", "glb"])
+@pytest.mark.parametrize("suffix", ["ply", "off", "stl"])
 def test_face_colours_stay_on_their_faces(tmp_path: Path, suffix: str) -> None:
     colours, middles = painted_box(tmp_path / f"box.{suffix}")
     mesh = read(tmp_path / f"box.{suffix}")

@@ -21,7 +21,7 @@ WIDTH, POINTS = 6, 32
 
 def units(random: np.random.Generator, rows: int) -> np.ndarray:
     held = random.standard_normal((rows, WIDTH))
-    return (held / np.linalg.norm(held, axis=1, keepdims=True)).astype(np.float16)
+    return np.asarray(held / np.linalg.norm(held, axis=1, keepdims=True), np.float16)
 
 
 def triplet(k: int) -> Triplet:

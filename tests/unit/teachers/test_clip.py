@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mrdist.errors import TeacherError
 from mrdist.teachers.clip import ClipConfig, ClipTeacher
-from mrdist.teachers.library import downloaded, open_clip
-from tests.unit.teachers.small import LOOKS, checkpoint, jpeg, pictures
+from mrdist.teachers.library import open_clip
+from tests.unit.teachers.small import TEXT, VISION, checkpoint, jpeg, pictures
 
 NOBODY = Path("/nowhere")
 CAPTIONS = ["a red chair", "a chair!", "two small tables beside a very long and wide wooden bed with a ladder", ""]
@@ -38,15 +38,11 @@ def teacher(folder: Path) -> ClipTeacher:
 
 
 def test_rows_are_what_open_clip_itself_computes(folder: Path, teacher: ClipTeacher) -> None:
-    from PIL import Image
-
     library = open_clip()
     model, transform = library.create_model_from_pretrained(f"local-dir:{folder}")
     tokenizer = library.get_tokenizer(f"local-dir:{folder}")
     views = pictures(3) + pictures(2, height=64, width=20)
     with torch.no_grad():
-        import io
-
         batch = torch.stack([transform(Image.open(io.BytesIO(view))) for view in views])
         images = model.eval().encode_image(batch, normalize=True).numpy()
         texts = model.encode_text(tokenizer(CAPTIONS), normalize=True).numpy()
@@ -111,35 +107,27 @@ def test_tokens_end_with_what_the_caption_embedding_is_made_of(tmp_path: Path, c
     np.testing.assert_allclose(ends / np.linalg.norm(ends, axis=1, keepdims=True), teacher.texts(CAPTIONS), atol=1e-5)
 
 
-def test_a_named_model_takes_its_looks_from_the_tag_and_its_weights_from_a_file(tmp_path: Path) -> None:
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a small model with one pretrained tag, as if open_clip listed it."""
     library = open_clip()
-    name = "ViT-S-16"
-    library.factory._MODEL_CONFIGS["tiny"] = library.get_model_config(name) | {
-        "embed_dim": 24,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8},
-    }
-    library.pretrained._PRETRAINED["tiny"] = {
-        "tag": {
-            "hf_hub": "nobody/tiny/",
-            "quick_gelu": True,
-            "mean": [0.1] * 3,
-            "std": [0.2] * 3,
-            "interpolation": "bilinear",
-            "resize_mode": "squash",
-        }
-    }
-    try:
-        model = library.create_model("tiny")
-        save_file(model.state_dict(), tmp_path / "tiny.safetensors")
-        torch.save(model.state_dict(), tmp_path / "tiny.pt")
-        tagged = opened(ClipConfig(model="tiny", pretrained="tag", weights=str(tmp_path / "tiny.safetensors")))
-        assert tagged._model.visual.preprocess_cfg["mean"] == [0.1] * 3
-        assert type(tagged._model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
-        bare = opened(ClipConfig(model="tiny", weights=str(tmp_path / "tiny.safetensors")))
-        assert bare.fingerprint != tagged.fingerprint
-        assert opened(ClipConfig(model="tiny", weights=str(tmp_path / "tiny.pt"))).fingerprint == bare.fingerprint
-    finally:
-        del library.factory._MODEL_CONFIGS["tiny"], library.pretrained._PRETRAINED["tiny"]
+    description = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}
+    tag = {"hf_hub": "nobody/tiny/", "quick_gelu": True, "mean": [0.1] * 3, "std": [0.2] * 3}
+    monkeypatch.setitem(library.factory._MODEL_CONFIGS, "tiny", description)
+    monkeypatch.setitem(library.pretrained._PRETRAINED, "tiny", {"tag": tag | {"interpolation": "bilinear", "resize_mode": "squash"}})
+    return "tiny"
+
+
+def test_a_named_model_takes_its_looks_from_the_tag_and_its_weights_from_a_file(tiny: str, tmp_path: Path) -> None:
+    model = open_clip().create_model(tiny)
+    save_file(model.state_dict(), tmp_path / "tiny.safetensors")
+    torch.save(model.state_dict(), tmp_path / "tiny.pt")
+    tagged = opened(ClipConfig(model=tiny, pretrained="tag", weights=str(tmp_path / "tiny.safetensors")))
+    assert tagged._model.visual.preprocess_cfg["mean"] == [0.1] * 3
+    assert type(tagged._model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    bare = opened(ClipConfig(model=tiny, weights=str(tmp_path / "tiny.safetensors")))
+    assert bare.fingerprint != tagged.fingerprint
+    assert opened(ClipConfig(model=tiny, weights=str(tmp_path / "tiny.pt"))).fingerprint == bare.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -159,7 +147,7 @@ def test_what_is_unknown_is_named_with_the_nearest_guess(config: ClipConfig, wor
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_files_that_are_no_weights_of_this_model_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_weights_of_this_model_are_refused(tiny: str, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, ...]:
             return os.mkdir, (str(tmp_path / "harm"),)
@@ -170,7 +158,7 @@ def test_files_that_are_no_weights_of_this_model_are_refused(tmp_path: Path) -> 
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     for name in ("evil.pt", "short.safetensors", "weights.npz", "other.safetensors"):
         with pytest.raises(TeacherError):
-            opened(ClipConfig(model="RN50", weights=str(tmp_path / name)))
+            opened(ClipConfig(model=tiny, weights=str(tmp_path / name)))
     assert not (tmp_path / "harm").exists()
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}}))
@@ -186,39 +174,41 @@ def test_bytes_that_are_no_picture_are_refused(teacher: ClipTeacher) -> None:
 
 
 def test_grey_and_transparent_pictures_are_pictures(teacher: ClipTeacher) -> None:
-    import io
-
-    from PIL import Image
-
     held = io.BytesIO()
     Image.new("RGBA", (30, 30), (255, 0, 0, 128)).save(held, "PNG")
     rows = teacher.images([jpeg(np.full((32, 32), 99, np.uint8)), held.getvalue()])
     assert np.isfinite(rows).all()
 
 
-def test_the_downloaded_file_is_found_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.constants as constants
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Hugging Face cache, and a hub where nobody answers."""
+    from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    repository = tmp_path / "models--nobody--tiny"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("abc")
-    (repository / "snapshots" / "abc").mkdir(parents=True)
-    (repository / "snapshots" / "abc" / "open_clip_model.safetensors").write_bytes(b"")
-    assert downloaded({"hf_hub": "nobody/tiny/"}, "teacher").name == "open_clip_model.safetensors"
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return tmp_path
 
 
-@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
-def test_a_missing_download_is_one_clear_error_within_seconds(environment: dict[str, str], tmp_path: Path) -> None:
-    program = (
-        "import time; from pathlib import Path; from mrdist.errors import TeacherError; from mrdist.teachers.clip import ClipConfig\n"
-        "from mrdist.teachers.library import open_clip; open_clip(); start = time.monotonic()\n"
-        "try: ClipConfig(pretrained='laion2b_s34b_b79k').open(Path('.'), None, device='cpu')\n"
-        "except TeacherError as wrong: print(time.monotonic() - start); print(wrong)"
-    )
-    surroundings = os.environ | {"HF_HOME": str(tmp_path), "no_proxy": "127.0.0.1", **environment}
-    surroundings.pop("HF_HUB_CACHE", None)
-    told = subprocess.run([sys.executable, "-c", program], env=surroundings, capture_output=True, text=True, timeout=120, check=True).stdout
-    seconds, message = told.strip().split("\n")
-    assert float(seconds) < 6
-    assert all(word in message for word in ("ViT-B-32:laion2b_s34b_b79k", "no download", "Try: "))
+def test_a_file_downloaded_before_needs_no_network(tiny: str, hub: Path) -> None:
+    snapshot = hub / "models--nobody--tiny" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (hub / "models--nobody--tiny" / "refs").mkdir()
+    (hub / "models--nobody--tiny" / "refs" / "main").write_text("abc")
+    save_file(open_clip().create_model(tiny).state_dict(), snapshot / "open_clip_model.safetensors")
+    assert opened(ClipConfig(model=tiny, pretrained="tag")).width == 24
+
+
+@pytest.mark.parametrize(("offline", "reason"), [(True, "HF_HUB_OFFLINE"), (False, "refused")])
+def test_a_missing_download_is_one_clear_error_within_seconds(
+    offline: bool, reason: str, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    start = time.monotonic()
+    with pytest.raises(TeacherError) as caught:
+        opened(ClipConfig(model="ViT-B-32", pretrained="laion2b_s34b_b79k"))
+    assert time.monotonic() - start < 6
+    assert all(word in str(caught.value) for word in ("ViT-B-32:laion2b_s34b_b79k", reason, str(hub), "Try: ")), caught.value

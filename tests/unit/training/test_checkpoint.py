@@ -106,9 +106,8 @@ def test_the_newest_complete_one_comes_first(tmp_path):
 
 
 def test_the_averaged_student_is_preferred_and_buffers_come_along(tmp_path):
-    state = {
-        "weights/student.a": torch.zeros(2), "weights/head": torch.zeros(3), "buffers/student.n": torch.ones(1), "buffers/other": torch.ones(1),
-    }  # fmt: skip
+    one = torch.ones(1)
+    state = {"weights/student.a": torch.zeros(2), "weights/head": torch.zeros(3), "buffers/student.n": one, "buffers/other": one}
     write(tmp_path / "00000001", state.items(), {}, {**FACTS, "exported": "student."}, ALONE)
     write(tmp_path / "00000002", {**state, "average/a": torch.ones(2)}.items(), {}, {**FACTS, "exported": "student."}, ALONE)
     plain, averaged = (Stored(tmp_path / name).student() for name in ("00000001", "00000002"))
