@@ -195,7 +195,7 @@ def with_vtk(scene: Any, pixels: int) -> tuple[str, Job]:
         window.AddRenderer(world)
         camera = world.GetActiveCamera()
         camera.SetViewAngle(scene.fov)
-        grab, pictures = vtk.vtkWindowToImageFilter(), []
+        pictures = []
         for axes in scene.axes:
             camera.SetPosition(*(scene.distance * axes[2]))
             camera.SetFocalPoint(0, 0, 0)
@@ -205,6 +205,7 @@ def with_vtk(scene: Any, pixels: int) -> tuple[str, Job]:
             grab = vtk.vtkWindowToImageFilter()
             grab.SetInput(window)
             grab.ReadFrontBufferOff()
+            grab.ShouldRerenderOff()
             grab.Update()
             flat = numbers.vtk_to_numpy(grab.GetOutput().GetPointData().GetScalars())
             pictures.append(flat.reshape(pixels, pixels, 3)[::-1].copy())
@@ -237,10 +238,8 @@ def measure(side: str, scene_file: str, pixels: int, jobs: int) -> dict[str, Any
 def run(side: str, python: str, scene_file: Path, pixels: int, jobs: int) -> dict[str, Any]:
     """`measure` in another process; {"missing": why} where the side cannot run."""
     words = [python, __file__, "--measure", side, str(scene_file), str(pixels), str(jobs)]
-    home = str(Path(__file__).resolve().parents[1])
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": home, "OMP_NUM_THREADS": "1"}
-    )
+    settings = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=settings)
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         return {"missing": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from mrdist.recipe import Recipe, fingerprint
 from mrdist.shapes import Points, Triplet
 from mrdist.teachers.base import Teacher, TeacherConfig
 from mrdist.teachers.cache import Cache, cached_images, cached_texts
+
+Made = TypeVar("Made")
 
 _UNITS_PER_PART = 8
 """Units of renders that make one part of triplets: 256 shapes."""
@@ -60,8 +62,8 @@ class Prepared:
 def prepare(recipe: Recipe, progress: Progress = silent) -> Prepared:
     """Do whatever of a recipe's preparation has not been done, and open the result.
 
-    Several processes, on several machines, may prepare one store: they share the work. Ranks of one run had better not: the first prepares,
-    then all call `open_prepared`.
+    Several processes, on several machines, may prepare one store at once, and so may the ranks of a run: they share the work.
+    No collective is called here. On GPUs, each rank's current device should be its own by now.
 
     Args:
         progress: told of "render" (shapes), "embed" (units of shapes), and what data and teachers do by themselves.
@@ -71,8 +73,7 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Prepared:
     """
     place = Path(recipe.store)
     with Claims(place / "claims") as claims:
-        with claims.hold(f"data-{fingerprint(recipe.data)}", within=_PATIENCE):
-            catalog = _data(recipe).open(place, progress)
+        catalog = _one_first(claims, place / "prepared" / f"data-{fingerprint(recipe.data)}", lambda: _data(recipe).open(place, progress))
         renders = render_catalog(
             catalog,
             views=recipe.views,
@@ -82,12 +83,25 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Prepared:
             workers=recipe.workers,
             progress=progress,
         )
-        with claims.hold(f"teacher-{fingerprint(recipe.teacher)}", within=_PATIENCE):
-            teacher = _teacher(recipe, renders, progress)
+        teacher = _one_first(
+            claims,
+            place / "prepared" / f"teacher-{fingerprint(recipe.teacher, renders.folder.name)}",
+            lambda: _teacher(recipe, renders, progress),
+        )
     folder = place / "triplets" / fingerprint(renders.folder.name, teacher.fingerprint)
     _embed(renders, teacher, folder, points=recipe.points, cache=place / "embeddings", progress=progress)
     publish(_note(recipe, renders), json.dumps({"triplets": folder.name, "teacher": teacher.fingerprint}).encode())
     return _opened(recipe, catalog, renders, folder)
+
+
+def _one_first(claims: Claims, done: Path, make: Callable[[], Made]) -> Made:
+    """`make()`: by one process alone the first time, and by all at once when there is only something to be opened."""
+    with claims.hold(done.name, within=_PATIENCE):
+        if not done.exists():
+            made = make()
+            publish(done, b"")
+            return made
+    return make()
 
 
 def open_prepared(recipe: Recipe) -> Prepared:

@@ -34,7 +34,9 @@ def on_ranks(size: int, work: Callable[..., Any], *arguments: Any, deadline: flo
     context.set_forkserver_preload(["mrdist.testing", *(["deepspeed"] if "mrdist.training.zero" in sys.modules else [])])
     with tempfile.TemporaryDirectory() as folder:
         mail, received = context.Queue(), context.Event()
-        processes = [context.Process(target=_member, args=(rank, size, folder, mail, received, work, arguments), daemon=True) for rank in range(size)]
+        processes = [
+            context.Process(target=_member, args=(rank, size, folder, mail, received, work, arguments), daemon=True) for rank in range(size)
+        ]
         for process in processes:
             process.start()
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return DONE
+    # Said before any library does: open_clip logs to the root logger, which then prints everything of everybody.
+    logging.basicConfig(level=logging.INFO if flags.verbose else logging.WARNING, format="%(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.INFO if flags.verbose else logging.WARNING)
     try:
         return find(words[0])(words[1:], flags)
     except MrdistError as wrong:

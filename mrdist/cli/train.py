@@ -92,7 +92,7 @@ def conclude(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks, scr
     if ranks.first:
         report.write(found, folder)
         encoder.save(folder / "export", teacher_folder=getattr(prepared.teacher, "folder", None))
-        print(report.table(found))
+        print(report.table(found, contract=False))
         print(f"{folder}\nnext: mrdist embed {folder} FILE... up=y · tensorboard --logdir {folder / 'board'}")
     ranks.wait()
 

@@ -23,7 +23,7 @@ def creased(vertices: Float, faces: NDArray[Any]) -> tuple[NDArray[Any], NDArray
 
     Args:
         vertices: [V, 3] inside the unit sphere.
-        faces: [F, 3] rows of `vertices`, all with area.
+        faces: [F, 3] rows of `vertices`.
 
     Returns:
         corners [F, 3] rows of the new vertices; origin [N] the old row of each new vertex; normals [N, 3] unit.
@@ -34,7 +34,8 @@ def creased(vertices: Float, faces: NDArray[Any]) -> tuple[NDArray[Any], NDArray
     place = _places(vertices)[faces].ravel()  # [3 F] of every corner
     a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
     cross = np.cross(b - a, c - a)
-    unit = cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-300)
+    size = np.linalg.norm(cross, axis=1, keepdims=True)
+    unit = np.where(size > 0, cross / np.maximum(size, 1e-300), (0.0, 0.0, 1.0))
 
     corner = np.arange(len(place))
     following = corner + np.where(corner % 3 == 2, -2, 1)
@@ -60,7 +61,7 @@ def creased(vertices: Float, faces: NDArray[Any]) -> tuple[NDArray[Any], NDArray
     # Faces that cancel each other leave no direction: any of theirs is better than none.
     some = np.empty(count, np.int64)
     some[side] = corner // 3
-    normal = np.where(length > 1e-12 * np.linalg.norm(cross[some], axis=1, keepdims=True), total / np.maximum(length, 1e-300), unit[some])
+    normal = np.where(length > 1e-12 * size[some], total / np.maximum(length, 1e-300), unit[some])
 
     rows, corners = np.unique(side * len(vertices) + faces.ravel(), return_inverse=True)
     return corners.reshape(-1, 3), rows % len(vertices), normal[rows // len(vertices)].astype(np.float32)

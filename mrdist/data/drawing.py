@@ -23,14 +23,18 @@ from mrdist.shapes import Bytes, Shape, digest
 
 def warm() -> None:
     """Draw a tetrahedron: loads, before any shape is seen, what every child needs, and fails where no shape could be drawn."""
+    from PIL import Image
+
+    from mrdist.data.creases import creased
     from mrdist.data.mesh import Material, Mesh
     from mrdist.data.readers import read_mesh  # noqa: F401 - for the children
     from mrdist.data.sampling import sample
 
+    Image.init()
     corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=np.float32) / np.sqrt(np.float32(3))
-    faces = np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]], dtype=np.int32)
-    white, one = np.ones((4, 4), np.float32), np.zeros(4, np.int32)
-    mesh = Mesh(corners, faces, corners, np.zeros((4, 2), np.float32), white, one, (Material(),))
+    faces, origin, normals = creased(corners, np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]]))
+    grey, zero = np.full((len(origin), 4), 0.5, np.float32), np.zeros((len(origin), 2), np.float32)
+    mesh = Mesh(corners[origin], faces.astype(np.int32), normals, zero, grey, np.zeros(4, np.int32), (Material(),))
     sample(mesh, 16, seed=0)
     views = Views(pixels=16)
     for view in _renderer().render(mesh, views):
@@ -38,9 +42,10 @@ def warm() -> None:
 
 
 def warm_for_text() -> None:
-    """`warm`, and two seconds of imports that reading an .obj or .stl would cost every child again."""
-    from mrdist.data.obj import read_obj  # noqa: F401 - for the children
+    """`warm`, and two seconds of imports that every child would need to read an .obj or .stl."""
+    import mrdist.data.readers
 
+    mrdist.data.readers.warm()
     warm()
 
 

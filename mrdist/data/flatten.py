@@ -16,7 +16,8 @@ from mrdist.errors import DataError
 from mrdist.shapes import GREY, Float, to_z_up
 
 _SIZES = (1e-12, 1e12)  # of a box, in the file's unit: beyond these a file is broken, and squares leave float32
-_NO_AREA = 1e-13  # of a face (twice, in boxes squared): three points on a line
+_SLIVER = 1e-9  # twice the area over the square of the longest edge: three points on a line
+_SPECK = 1e-14  # twice the area in the unit sphere: what float32 cannot tell from nothing
 _FAR_UV = 1e4  # textures repeat; beyond this float32 cannot tell texels apart and int32 overflows
 
 NEUTRAL: Float = np.append(linear(np.full(3, GREY)), np.float32(1))
@@ -27,7 +28,7 @@ PLAIN = Material()
 
 @dataclass(frozen=True)
 class Piece:
-    """Triangles of one material as a file has them: any unit, any axis, nothing checked but the shapes of the arrays."""
+    """Triangles of one material as a file has them: any unit, any axis, nothing checked."""
 
     vertices: NDArray[Any]  # [V, 3]
     faces: NDArray[Any]  # [F, 3] rows of `vertices`
@@ -35,6 +36,22 @@ class Piece:
     normals: NDArray[Any] | None = None  # [V, 3]
     uv: NDArray[Any] | None = None  # [V, 2]
     material: Material = PLAIN
+
+    def check(self, what: str) -> None:
+        """Raise a DataError if arrays do not fit one another or an index points nowhere."""
+        rows = len(self.vertices)
+        for name, array, shape in (
+            ("vertices", self.vertices, (rows, 3)),
+            ("normals", self.normals, (rows, 3)),
+            ("uv", self.uv, (rows, 2)),
+            ("colours", self.colour, (4,) if self.colour.ndim == 1 else (rows, 4)),
+        ):
+            if array is not None and array.shape != shape:
+                got = f"{name} of shape {list(array.shape)}"
+                raise DataError(what=what, got=got, wanted=str(list(shape)), try_="re-export the mesh")
+        if len(self.faces) and (self.faces.min() < 0 or self.faces.max() >= rows):
+            got = f"index out of range ({self.faces.min()} to {self.faces.max()})"
+            raise DataError(what=what, got=got, wanted=f"indices of {rows} vertices", try_="re-export the mesh")
 
 
 def flatten(pieces: Sequence[Piece], *, up: str, what: str, faces: int) -> Mesh:
@@ -58,16 +75,15 @@ def flatten(pieces: Sequence[Piece], *, up: str, what: str, faces: int) -> Mesh:
     if total > faces:
         raise DataError(what=what, got=f"{total} faces", wanted=f"at most {faces} faces", try_="decimate the mesh, or raise limits.faces")
     for piece in pieces:
-        if len(piece.faces) and (piece.faces.min() < 0 or piece.faces.max() >= len(piece.vertices)):
-            got = f"index out of range ({piece.faces.min()} to {piece.faces.max()})"
-            raise DataError(what=what, got=got, wanted=f"indices of {len(piece.vertices)} vertices", try_="re-export the mesh")
+        piece.check(what)
     soup = _Soup(pieces, up)
     soup.keep(np.isfinite(soup.vertices).all(1)[soup.faces].all(1), what, "only faces whose coordinates are not finite")
+    flat = "no area: all points coincide or lie on a line"
+    # By its own size first: a stray corner far away must not make everything else look small.
+    soup.keep(_thickness(soup.vertices, soup.faces, relative=True) > _SLIVER, what, flat)
     soup.fit(what)
-    area = np.linalg.norm(_crosses(soup.vertices, soup.faces), axis=1) > _NO_AREA
-    if not area.all():
-        soup.keep(area, what, "no area: all points coincide or lie on a line")
-        soup.fit(what)
+    soup.keep(_thickness(soup.vertices.astype(np.float32), soup.faces) > _SPECK, what, flat)
+    soup.fit(what)
     return soup.mesh()
 
 
@@ -88,13 +104,14 @@ class _Soup:
         self.pieces, self.up = pieces, up
 
     def keep(self, where: NDArray[np.bool_], what: str, otherwise: str) -> None:
+        """Drop faces; refuse the mesh if none is left."""
         if not where.any():
             raise DataError(what=what, got=otherwise, wanted="at least 1 face with area", try_="re-export the mesh")
         if not where.all():
             self.faces, self.owner = self.faces[where], self.owner[where]
 
     def fit(self, what: str) -> None:
-        """Forget unused vertices, centre the box of the others at the origin, and scale the farthest to distance 1."""
+        """Drop unused vertices, centre the box of the others at the origin, and scale the farthest to distance 1."""
         used = np.zeros(len(self.vertices), bool)
         used[self.faces] = True
         if not used.all():
@@ -111,6 +128,7 @@ class _Soup:
         self.vertices /= np.sqrt(np.einsum("vi,vi->v", self.vertices, self.vertices).max())
 
     def mesh(self) -> Mesh:
+        """What is left, with normals."""
         vertices = to_z_up(self.vertices.astype(np.float32), self.up)
         # In float32 the farthest vertex may end a hair outside.
         vertices /= max(1.0, float(np.linalg.norm(vertices, axis=1).max()))
@@ -134,11 +152,14 @@ class _Soup:
         return Mesh(vertices[origin], faces.astype(np.int32), normals, self.uv[origin], colour, row[self.owner], tuple(materials.values()))
 
 
-def _crosses(vertices: NDArray[Any], faces: NDArray[Any]) -> NDArray[Any]:
-    """[F, 3] normals of faces, as long as twice their area."""
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    crosses: NDArray[Any] = np.cross(b - a, c - a)
-    return crosses
+def _thickness(vertices: NDArray[Any], faces: NDArray[Any], *, relative: bool = False) -> NDArray[Any]:
+    """[F] twice the area of faces; in squares of their longest edges, if `relative`."""
+    a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
+    with np.errstate(all="ignore"):
+        double = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+        if relative:
+            double /= np.maximum.reduce([np.square(one - other).sum(1) for one, other in ((a, b), (b, c), (c, a))])
+    return np.nan_to_num(double, nan=0.0, posinf=0.0)
 
 
 def _or_zeros(rows: NDArray[Any] | None, count: int, width: int) -> Float:

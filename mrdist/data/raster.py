@@ -75,11 +75,12 @@ class WarpRenderer:
         """
         ring = cameras(views)
         held = upload(mesh, self.device)
+        at_once = min(len(ring), self._at_once(held, views))
+        frame = self._frame(held, views, ring, at_once)
         pictures = np.empty((len(ring), views.pixels, views.pixels, 3), np.uint8)
-        at_once = self._at_once(held, views)
         for first in range(0, len(ring), at_once):
-            some = ring[first : first + at_once]
-            pictures[first : first + len(some)] = self._pictures(held, views, some)
+            count = min(at_once, len(ring) - first)
+            pictures[first : first + count] = self._pictures(held, frame, first, count)
         return [View(picture, camera) for picture, camera in zip(pictures, ring, strict=True)]
 
     def _at_once(self, held: Uploaded, views: Views) -> int:
@@ -90,30 +91,30 @@ class WarpRenderer:
         bytes_per_view = samples * (40 if held.glassy else 8) + 12 * held.vertices + 3 * views.pixels**2
         return max(1, _ROOM // bytes_per_view)
 
-    def _pictures(self, held: Uploaded, views: Views, ring: tuple[Camera, ...]) -> Bytes:
-        """Views of one ring, [views, pixels, pixels, 3]."""
-        frame = self._frame(held, views, ring)
-        count, rows = len(ring), (1 if self.device.is_cpu else views.pixels)
-        self._launch(kernels.project, (count, held.vertices), held.scene, frame)
+    def _pictures(self, held: Uploaded, frame: Frame, first: int, count: int) -> Bytes:
+        """`count` views from the `first` on, [count, pixels, pixels, 3]."""
+        rows = 1 if self.device.is_cpu else frame.pixels
+        frame.keys.fill_(_EMPTY)
+        self._launch(kernels.project, (count, held.vertices), held.scene, frame, first)
         self._cover(kernels.cover, held, frame, count, 0, held.opaque)
         self._cover(kernels.cut, held, frame, count, held.opaque, held.cut)
         if held.glassy:
-            self._peel(held, frame, count, rows)
-        pictures = self._room("pictures", count * views.pixels**2 * 3, wp.uint8)
-        self._launch(kernels.resolve, (count, views.pixels, rows), held.scene, frame, rows, pictures)
-        return np.asarray(pictures.numpy()).reshape(count, views.pixels, views.pixels, 3)
+            self._peel(held, frame, first, count, rows)
+        pictures = self._room("pictures", count * frame.pixels**2 * 3, wp.uint8)
+        self._launch(kernels.resolve, (count, frame.pixels, rows), held.scene, frame, first, rows, pictures)
+        return np.asarray(pictures.numpy()).reshape(count, frame.pixels, frame.pixels, 3)
 
-    def _peel(self, held: Uploaded, frame: Frame, count: int, rows: int) -> None:
+    def _peel(self, held: Uploaded, frame: Frame, first: int, count: int, rows: int) -> None:
         """Faces to look through, layer by layer, nearest first, until there are no more."""
-        cells = count * frame.samples**2
-        above, layer = (self._room(name, cells, wp.uint64) for name in ("above", "layer"))
+        above, layer = (self._room(name, frame.keys.size, wp.uint64) for name in ("above", "layer"))
         found = self._room("found", 1, wp.int32)
         above.zero_()
+        frame.veil.fill_(wp.vec4(0.0, 0.0, 0.0, 1.0))
         for _ in range(LAYERS):
             layer.fill_(_EMPTY)
             found.zero_()
             self._cover(kernels.peel, held, frame, count, held.opaque + held.cut, held.glassy, above, layer)
-            self._launch(kernels.veil, (count, frame.pixels, rows), held.scene, frame, rows, layer, found)
+            self._launch(kernels.veil, (count, frame.pixels, rows), held.scene, frame, first, rows, layer, found)
             if not found.numpy()[0]:
                 return
             above, layer = layer, above
@@ -126,17 +127,18 @@ class WarpRenderer:
     def _launch(self, kernel: wp.Kernel, dim: tuple[int, ...], *inputs: object) -> None:
         wp.launch(kernel, dim=dim, inputs=inputs, device=self.device)
 
-    def _frame(self, held: Uploaded, views: Views, ring: tuple[Camera, ...]) -> Frame:
-        """An empty frame for some views, which all stand equally far and see equally wide."""
+    def _frame(self, held: Uploaded, views: Views, ring: tuple[Camera, ...], at_once: int) -> Frame:
+        """Room for `at_once` views of a ring, whose cameras all stand equally far and see equally wide."""
         fov, distance = ring[0].fov, ring[0].distance
+        samples = views.pixels * views.supersampling
         frame = Frame()
         frame.pixels = views.pixels
         frame.supersampling = views.supersampling
-        frame.samples = views.pixels * views.supersampling
-        frame.shift = min(8, int(math.log2(_GRID // frame.samples)))
+        frame.samples = samples
+        frame.shift = min(8, int(math.log2(_GRID // samples)))
         frame.vertices = held.vertices
         frame.distance = distance
-        frame.focal = frame.samples / 2 / math.tan(math.radians(fov) / 2)
+        frame.focal = samples / 2 / math.tan(math.radians(fov) / 2)
         # The key spans the unit sphere and a little more, so that no depth falls off its ends.
         frame.nearest = 1 / (distance - 1.002)
         frame.stretch = 2.0**32 / (1 / (distance - 1.002) - 1 / (distance + 1.002))
@@ -146,14 +148,10 @@ class WarpRenderer:
         frame.ground_byte = wp.uint8(views.background)
         frame.srgb = self._srgb
         frame.axes = wp.array(np.stack([axes(camera) for camera in ring]), dtype=wp.mat33, device=self.device)
-        frame.screen = self._room("screen", len(ring) * held.vertices, wp.vec3)
-        cells = len(ring) * frame.samples**2
-        frame.keys = self._room("keys", cells, wp.uint64)
-        frame.keys.fill_(_EMPTY)
+        frame.screen = self._room("screen", at_once * held.vertices, wp.vec3)
+        frame.keys = self._room("keys", at_once * samples**2, wp.uint64)
         frame.veiled = int(held.glassy > 0)
-        frame.veil = self._room("veil", cells if held.glassy else 1, wp.vec4)
-        if held.glassy:
-            frame.veil.fill_(wp.vec4(0.0, 0.0, 0.0, 1.0))
+        frame.veil = self._room("veil", at_once * samples**2 if held.glassy else 1, wp.vec4)
         return frame
 
     def _room(self, name: str, count: int, dtype: type) -> wp.array[Any]:

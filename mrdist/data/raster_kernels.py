@@ -67,10 +67,10 @@ def halve(scene: Scene, srgb: wp.array[wp.uint8], source: int, width: int, heigh
 
 
 @wp.kernel
-def project(scene: Scene, frame: Frame):
+def project(scene: Scene, frame: Frame, first: int):
     """Vertices as the cameras see them, snapped to the grid."""
     view, i = wp.tid()
-    p = frame.axes[view] * scene.positions[i]
+    p = frame.axes[first + view] * scene.positions[i]
     near = 1.0 / wp.max(frame.distance - p[2], 0.001)
     middle = 0.5 * float(frame.samples)
     steps = float(1 << frame.shift)
@@ -167,13 +167,17 @@ def group(frame: Frame, keys: wp.array[wp.uint64], corner: int, x: int, y: int, 
                 across += i
                 down += j
             bit <<= wp.uint64(1)
-    first = wp.vec2(float(x * frame.supersampling) + 0.5, float(y * frame.supersampling) + 0.5)
-    g.middle = (first + wp.vec2(float(across), float(down)) / float(g.count)) * float(1 << frame.shift)
+    share = 1.0 / float(g.count)
+    size = float(1 << frame.shift)
+    g.middle = wp.vec2(
+        (float(x * frame.supersampling) + 0.5 + float(across) * share) * size,
+        (float(y * frame.supersampling) + 0.5 + float(down) * share) * size,
+    )
     return g
 
 
 @wp.kernel
-def veil(scene: Scene, frame: Frame, lanes: int, layer: wp.array[wp.uint64], found: wp.array[wp.int32]):
+def veil(scene: Scene, frame: Frame, first: int, lanes: int, layer: wp.array[wp.uint64], found: wp.array[wp.int32]):
     """Lay a peeled layer behind those before it; `found` says whether there was any."""
     view, y, lane = wp.tid()
     ss = frame.supersampling
@@ -189,7 +193,7 @@ def veil(scene: Scene, frame: Frame, lanes: int, layer: wp.array[wp.uint64], fou
                 s = spot(scene, frame, view, int(face), g.middle)
                 rgba = colour(scene, int(face), s)
                 opacity = wp.clamp(rgba[3], 0.0, 1.0)
-                bright = lit(scene, frame, frame.axes[view], s) * opacity
+                bright = lit(scene, frame, frame.axes[first + view], s) * opacity
                 for m in range(ss * ss):
                     if ((g.bits >> wp.uint64(m)) & wp.uint64(1)) == wp.uint64(1):
                         at = corner + m // ss * frame.samples + m % ss
@@ -214,44 +218,67 @@ def let_through(frame: Frame, corner: int, bits: wp.uint64):
     return total
 
 
+@wp.func
+def one_face(frame: Frame, corner: int):
+    """Whether all samples of a pixel show the same face, or none; true of most pixels."""
+    face = wp.uint32(frame.keys[corner])
+    other = wp.uint32(0)
+    for j in range(frame.supersampling):
+        for i in range(frame.supersampling):
+            other |= wp.uint32(frame.keys[corner + j * frame.samples + i]) ^ face
+    return other == wp.uint32(0)
+
+
+@wp.func
+def shaded(scene: Scene, frame: Frame, view: int, axes: wp.mat33, face: int, middle: wp.vec2):
+    """Linear light of an opaque face."""
+    s = spot(scene, frame, view, face, middle)
+    rgba = colour(scene, face, s)
+    return wp.vec3(rgba[0], rgba[1], rgba[2]) * lit(scene, frame, axes, s)
+
+
 @wp.kernel
-def resolve(scene: Scene, frame: Frame, lanes: int, pictures: wp.array[wp.uint8]):
+def resolve(scene: Scene, frame: Frame, first: int, lanes: int, pictures: wp.array[wp.uint8]):
     """Samples into pixels: each face of a pixel is shaded once, in the middle of the samples that show it."""
     view, y, lane = wp.tid()
     ss = frame.supersampling
-    axes = frame.axes[view]
+    axes = frame.axes[first + view]
+    size = float(ss << frame.shift)
     for x in range(lane, frame.pixels, lanes):
         corner = (view * frame.samples + y * ss) * frame.samples + x * ss
         light = wp.vec3(0.0, 0.0, 0.0)
         ground = float(0.0)
-        done = wp.uint64(0)
-        bit = wp.uint64(1)
-        for j in range(ss):
-            for i in range(ss):
-                at = corner + j * frame.samples + i
-                if frame.veiled != 0:
-                    before = frame.veil[at]
-                    light += wp.vec3(before[0], before[1], before[2])
-                if (done & bit) == wp.uint64(0):
+        if frame.veiled == 0 and one_face(frame, corner):
+            if frame.keys[corner] == EMPTY:
+                ground = float(ss * ss)
+            else:
+                middle = wp.vec2((float(x) + 0.5) * size, (float(y) + 0.5) * size)
+                light = shaded(scene, frame, view, axes, int(wp.uint32(frame.keys[corner])), middle) * float(ss * ss)
+        else:
+            done = wp.uint64(0)
+            bit = wp.uint64(1)
+            for j in range(ss):
+                for i in range(ss):
+                    at = corner + j * frame.samples + i
+                    through = float(1.0)
+                    if frame.veiled != 0:
+                        before = frame.veil[at]
+                        light += wp.vec3(before[0], before[1], before[2])
+                        through = before[3]
                     key = frame.keys[at]
                     if key == EMPTY:
-                        if frame.veiled != 0:
-                            ground += frame.veil[at][3]
-                        else:
-                            ground += 1.0
-                    else:
+                        ground += through
+                    elif (done & bit) == wp.uint64(0):
                         face = wp.uint32(key)
                         g = group(frame, frame.keys, corner, x, y, face)
                         done |= g.bits
                         weight = float(g.count)
                         if frame.veiled != 0:
                             weight = let_through(frame, corner, g.bits)
-                        s = spot(scene, frame, view, int(face), g.middle)
-                        rgba = colour(scene, int(face), s)
-                        light += wp.vec3(rgba[0], rgba[1], rgba[2]) * (lit(scene, frame, axes, s) * weight)
-                bit <<= wp.uint64(1)
-        share = 1.0 / float(ss * ss)
+                        light += shaded(scene, frame, view, axes, int(face), g.middle) * weight
+                    bit <<= wp.uint64(1)
         at = 3 * ((view * frame.pixels + y) * frame.pixels + x)
+        share = 1.0 / float(ss * ss)
         for k in range(3):
             if ground == float(ss * ss):
                 pictures[at + k] = frame.ground_byte

@@ -162,9 +162,11 @@ def lit(scene: Scene, frame: Frame, axes: wp.mat33, s: Spot):
     """How much light the face sends to the camera, of what it would send if it were white."""
     w = s.weight
     n = scene.normals[s.corner[0]] * w[0] + scene.normals[s.corner[1]] * w[1] + scene.normals[s.corner[2]] * w[2]
-    n = wp.normalize(n)
-    if s.front == 0:
-        n = -n
     seen = axes * n
-    parts = frame.lights
-    return parts[0] + parts[1] * wp.max(seen[2], 0.0) + parts[2] * wp.max(wp.dot(seen, frame.key_towards), 0.0)
+    # Light is linear in the normal: one division for its length, turned where the face is seen from behind.
+    scale = 1.0 / wp.max(wp.length(n), 1.0e-9)
+    if s.front == 0:
+        scale = -scale
+    lamp = wp.max(seen[2] * scale, 0.0)
+    key = wp.max(wp.dot(seen, frame.key_towards) * scale, 0.0)
+    return frame.lights[0] + frame.lights[1] * lamp + frame.lights[2] * key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,12 +61,10 @@ def read_points(path: Path, *, root: Path, limits: Limits) -> tuple[NDArray[Any]
 
 def warm() -> None:
     """Import what reading any file will need: once, in the process that children are forked from, not in each of them."""
-    import scipy.sparse.csgraph
     from PIL import Image
 
-    import mrdist.data.obj
-    import mrdist.data.stl  # noqa: F401
-
+    for module in ("scipy.sparse.csgraph", "mrdist.data.obj", "mrdist.data.stl"):
+        import_module(module)
     Image.init()
 
 

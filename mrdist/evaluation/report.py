@@ -88,8 +88,8 @@ def read(path: Path) -> Report:
         raise DataError(what=str(path), got=str(wrong), wanted="a report", try_="mrdist evaluate RUN") from None
 
 
-def table(report: Report) -> str:
-    """A report as Markdown that also reads well on a console."""
+def table(report: Report, *, contract: bool = True) -> str:
+    """A report as Markdown that also reads well on a console; with what it was measured under, unless told otherwise."""
     lines = [f"# {report.name}", ""]
     shown = [figures for figures in report.splits if figures.zero_shot is not None]
     if shown:
@@ -123,10 +123,13 @@ def table(report: Report) -> str:
         ]
         lines += ["Retrieval, %", ""]
         lines += [*_grid(["split", "direction", "queries", "gallery", "R@1", "R@5", "R@10", "median rank", "chance"], rows), ""]
-    lines += ["Measured under", ""]
-    common = {("", name): value for name, value in report.contract.items()}
-    own = {(figures.split, name): value for figures in report.splits for name, value in figures.contract.items()}
-    lines += _grid(["split", "what", "value"], [[split or "all", name, str(value)] for (split, name), value in {**common, **own}.items()])
+    if contract:
+        lines += ["Measured under", ""]
+        common = {("", name): value for name, value in report.contract.items()}
+        own = {(figures.split, name): value for figures in report.splits for name, value in figures.contract.items()}
+        lines += _grid(
+            ["split", "what", "value"], [[split or "all", name, str(value)] for (split, name), value in {**common, **own}.items()]
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -174,14 +174,14 @@ def _train(config: FittedConfig, model: Any, eye: Eye, lessons: _Lessons, device
     others = [p for name, p in parameters.items() if not (p.ndim < 2 or "embedding" in name)]
     groups = [{"params": others, "weight_decay": config.weight_decay}, {"params": plain_ones, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
-    batch = min(config.batch, len(lessons.said))
+    batch = config.batch
     unread = _unread(lessons.ids)
     warmup = max(1, min(50, config.steps // 10))
     losses, hits, queue = [], [], np.zeros(0, dtype=np.int64)
     for step in range(config.steps):
         progress("fit teacher", step, config.steps)
-        if len(queue) < batch:
-            queue = random.permutation(len(lessons.said))
+        while len(queue) < batch:
+            queue = np.concatenate([queue, random.permutation(len(lessons.said))])
         mine, queue = queue[:batch], queue[batch:]
         views = lessons.first[mine] + (random.random(batch) * np.diff(lessons.first)[mine]).astype(int)
         said = lessons.said[mine]
@@ -202,6 +202,7 @@ def _train(config: FittedConfig, model: Any, eye: Eye, lessons: _Lessons, device
         losses.append(float(loss.detach()))
         hits.append(float(true.gather(1, logits.argmax(1, keepdim=True)).float().mean()))
     progress("fit teacher", config.steps, config.steps)
+    _settle(model, eye, lessons, batch, device)
     _teach_unread(model, lessons.ids, unread)
     last = max(1, config.steps // 10)
     return {
@@ -232,6 +233,21 @@ def _varied(pictures: Tensor, draw: torch.Generator) -> Tensor:
     grid = functional.affine_grid(places, list(pictures.shape), align_corners=False)
     moved = functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False) * light
     return moved.contiguous(memory_format=torch.channels_last)
+
+
+def _settle(model: Any, eye: Eye, lessons: _Lessons, batch: int, device: torch.device) -> None:
+    """Take the statistics of batch normalisation anew, from the finished weights and views as they are.
+
+    Running means lag behind the weights and have seen only moved and resized views ("precise" statistics: Wu and Johnson 2021, section 3).
+    """
+    for module in model.visual.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the plain mean over all batches
+    picked = np.linspace(0, len(lessons.views) - 1, min(len(lessons.views), 16 * batch)).astype(int)
+    with torch.no_grad():
+        for some in np.array_split(np.random.default_rng(0).permutation(picked), max(1, len(picked) // batch)):
+            model.visual(eye.normal(torch.from_numpy(lessons.views[some]).to(device)))
 
 
 def _unread(ids: Tensor) -> int:

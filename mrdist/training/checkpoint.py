@@ -26,6 +26,8 @@ from mrdist.ranks import Ranks
 
 FORMAT = 1
 INDEX = "index.json"
+FACTS = ("step", "best", "exported", "recipe", "ranks", "files")
+"""What an index must say, besides its format."""
 
 
 def write(folder: Path, state: Iterable[tuple[str, Tensor]], own: Mapping[str, Tensor], facts: Mapping[str, Any], ranks: Ranks) -> None:
@@ -121,6 +123,9 @@ class Stored(Mapping[str, Tensor]):
                     wanted=f"format {FORMAT}",
                     try_="the version of mrdist that wrote it",
                 )
+            missing = [name for name in FACTS if name not in self.facts]
+            if missing:
+                raise KeyError(*missing)
             self._where = {
                 name: (file["name"], tuple(shape)) for file in self.facts["files"] for name, (shape, _) in file["tensors"].items()
             }
@@ -219,7 +224,8 @@ def _few(names: list[str]) -> str:
 
 def complete(steps: Path) -> list[Path]:
     """The complete checkpoints in a folder `steps/`, newest first."""
-    return sorted((p.parent for p in steps.glob(f"[0-9]*/{INDEX}")), key=lambda p: int(p.name), reverse=True)
+    found = (p.parent for p in steps.glob(f"*/{INDEX}") if p.parent.name.isdecimal())
+    return sorted(found, key=lambda p: int(p.name), reverse=True)
 
 
 def set_aside(folder: Path) -> None:

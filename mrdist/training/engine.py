@@ -197,7 +197,8 @@ def check_precision(kind: str, precision: str, allowed: tuple[str, ...]) -> None
 class PlainConfig(Part):
     """Every rank holds everything and averages gradients: one process, or a few small ranks.
 
-    `bf16` keeps weights and optimiser in float32 and lets autocast choose bfloat16 where it is safe.
+    `bf16` keeps weights and optimiser in float32 and lets autocast choose bfloat16 where it is safe. `fp64` is for tests, and wants
+    batches in float64.
     """
 
     kind: str = "plain"

@@ -9,18 +9,23 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import mrdist
-from mrdist.errors import RecipeError
+from mrdist.errors import MrdistError, RecipeError
 from mrdist.presets import layers
+from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe, plain, to_yaml
 
 FREE = ("steps", "workers", "device", "runs", "store", "engine", "watch", "evaluate")
 """Keys of a recipe that may change when a run goes on: they decide how long, where and how often, not what is learnt."""
+
+SECONDS = 20.0
+"""How long a shared file system may take to show a new file to every rank."""
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -38,12 +43,32 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def lay_out(folder: Path, recipe: Recipe) -> None:
-    """Make the folder, or enter it again: recipe.yaml, command.txt, code.txt. For the first rank.
+def enter(folder: Path, recipe: Recipe, ranks: Ranks) -> None:
+    """Make the folder, or enter it again: recipe.yaml, command.txt, code.txt. Every rank calls; the first one works.
 
     Raises:
-        RecipeError: the folder belongs to another recipe, or is no run folder and not empty.
+        RecipeError: the folder belongs to another recipe, is no run folder and not empty, or is not seen by all; on every rank.
     """
+    trouble: Exception | None = None
+    try:
+        if ranks.first:
+            _lay_out(folder, recipe)
+    except (MrdistError, OSError) as wrong:
+        trouble = wrong
+    trouble = ranks.objects(trouble)[0]
+    if trouble is not None:
+        raise trouble
+    deadline = time.monotonic() + SECONDS
+    while not (folder / "recipe.yaml").is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    blind = [rank for rank, seen in enumerate(ranks.objects((folder / "recipe.yaml").is_file())) if not seen]
+    if blind:
+        raise RecipeError(
+            what=str(folder), got=f"not there for ranks {blind}", wanted="a folder that all ranks share", try_="runs=/a/shared/folder"
+        )
+
+
+def _lay_out(folder: Path, recipe: Recipe) -> None:
     kept = folder / "recipe.yaml"
     if kept.is_file():
         changed = differences(layers(folder), plain(recipe))

@@ -84,10 +84,12 @@ class Board(Watcher):
 
     def _pictures(self, run: Run) -> None:
         objective = run.engine.objective
+        modes = {module: module.training for module in objective.modules()}
         objective.eval()
         with torch.no_grad(), run.engine.readable(), run.ranks.clock.at("pictures"):
             matrices = objective.pictures(run.batch, run.ranks)
-        objective.train()
+        for module, training in modes.items():
+            module.training = training
         if run.board is not None:
             for name, image in drawn(matrices).items():
                 run.board.add_image(f"relation/{name}", image, run.step)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mrdist.clock import WAIT, Clock
-from mrdist.errors import CheckpointError, MrdistError, RecipeError
+from mrdist.errors import CheckpointError, RecipeError
 from mrdist.objectives.base import Loss, Objective
 from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe, plain
@@ -109,8 +109,7 @@ class Run:
             raise RecipeError(what="batch", got=recipe.batch, wanted=f"a multiple of {ranks.size} ranks", try_=f"batch={nearest}")
         device = choose_device(recipe)
         ranks = replace(ranks, clock=Clock(device))
-        _first(ranks, lambda: folders.lay_out(folder, recipe))
-        _seen_by_all(folder / "recipe.yaml", ranks)
+        folders.enter(folder, recipe, ranks)
         rng.seed_all(recipe.seed, ranks.rank)
 
         def make() -> Objective[Any]:
@@ -120,7 +119,11 @@ class Run:
         engine = cast(_EnginePart, recipe.engine).build(make, recipe, ranks, device)
         run = cls(recipe, folder, ranks, engine, loader, make)
         run.loader = _Marked(loader, run)
-        run._go_on()
+        try:
+            run._go_on()
+        except BaseException:
+            run._close()
+            raise
         run.watchers = standard(run, watchers)
         return run
 
@@ -198,21 +201,28 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        file = self.folder / "why.txt"
         try:
-            if error is None:
-                for watcher in self.watchers:
-                    watcher.at_end(self)
-            else:
-                why.append(self.folder / "why.txt", why.failure(error, self.ranks, self.step, self.ids))
+            for watcher in self.watchers if error is None else ():
+                watcher.at_end(self)
+        except BaseException as wrong:
+            error = wrong
+            raise
         finally:
-            for watcher in self.watchers:
-                watcher.close()
-            if "board" in self.__dict__ and self.board is not None:
-                self.board.close()
-            self._stop.close()
-            folders.log_no_more(self._log)
-        if error is None and self.ranks.first and (self.folder / "why.txt").is_file():
-            os.replace(self.folder / "why.txt", self.folder / "silences.txt")  # it went on after all
+            with suppress(OSError):  # a full disk must not hide what went wrong
+                if error is not None:
+                    why.append(file, why.failure(error, self.ranks, self.step, self.ids))
+                elif self.ranks.first and file.is_file():
+                    os.replace(file, self.folder / "silences.txt")  # it went on after all
+            self._close()
+
+    def _close(self) -> None:
+        for watcher in self.watchers:
+            watcher.close()
+        if "board" in self.__dict__ and self.board is not None:
+            self.board.close()
+        self._stop.close()
+        folders.log_no_more(self._log)
 
     def _go_on(self) -> None:
         """Load the newest checkpoint that is whole, if there is any."""
@@ -279,28 +289,3 @@ class _Marked:
             if self.run.batch is None:
                 return
             yield self.run.batch
-
-
-def _first(ranks: Ranks, work: Callable[[], None]) -> None:
-    """Let the first rank work; what goes wrong there goes wrong everywhere."""
-    trouble: Exception | None = None
-    if ranks.first:
-        try:
-            work()
-        except (MrdistError, OSError) as wrong:
-            trouble = wrong
-    trouble = ranks.objects(trouble)[0]
-    if trouble is not None:
-        raise trouble
-
-
-def _seen_by_all(file: Path, ranks: Ranks, *, within: float = 20.0) -> None:
-    """Raises RecipeError where a rank does not see a file of the first one; shared file systems may need some seconds."""
-    deadline = time.monotonic() + within
-    while not file.is_file() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    blind = [rank for rank, seen in enumerate(ranks.objects(file.is_file())) if not seen]
-    if blind:
-        raise RecipeError(
-            what=str(file.parent), got=f"not there for ranks {blind}", wanted="a folder that all ranks share", try_="runs=/shared/folder"
-        )

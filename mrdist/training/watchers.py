@@ -192,7 +192,11 @@ class Console(Watcher):
         seconds = sum(r.seconds for r in self._since)
         rate = sum(r.rows for r in self._since) / max(seconds, 1e-9)
         steps = run.recipe.steps
-        terms = " ".join(f"{name} {value:.3g}" for name, value in reading.terms.items())
+        sums: dict[str, float] = {}
+        for name, value in reading.terms.items():
+            family = name.partition("/")[0]  # align/image and align/text
+            sums[family] = sums.get(family, 0.0) + value
+        terms = " ".join(f"{name} {value:.3g}" for name, value in sums.items())
         found = "".join(f"   {name} {value:.3g}" for name, value in run.measured.items())
         return (
             f"step {run.step:>{len(str(steps))}}/{steps}   loss {reading.loss:.3f}   {terms}   {rate:.3g} shapes/s"

@@ -29,7 +29,11 @@ def append(file: Path, text: str) -> None:
 
 def failure(error: BaseException, ranks: Ranks, step: int, ids: Sequence[str]) -> str:
     """What to write about an error that ends the run."""
-    remedy = error.try_ if isinstance(error, MrdistError) else "report this, with the lines above"
+    remedy = "report this, with the lines above"
+    if isinstance(error, MrdistError):
+        remedy = error.try_
+    if isinstance(error, KeyboardInterrupt):
+        remedy = "resume: somebody interrupted it"
     return f"{where(ranks, step, ids)}{''.join(traceback.format_exception(error))}try: {remedy}\n"
 
 

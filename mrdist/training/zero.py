@@ -116,7 +116,7 @@ def settings(config: ZeroConfig, recipe: Recipe, ranks: Ranks) -> dict[str, Any]
     }
 
 
-def deepspeed_for(device: torch.device, ranks: Ranks) -> ModuleType:
+def deepspeed_for(device: torch.device) -> ModuleType:
     """DeepSpeed, quiet, and with a process group to stand on.
 
     Raises:
@@ -147,7 +147,7 @@ class ZeroEngine(Engine):
     """DeepSpeed's engine around the whole objective; torch's AdamW is passed in."""
 
     def __init__(self, config: ZeroConfig, make: Make, recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
-        self._deepspeed = deepspeed_for(device, ranks)
+        self._deepspeed = deepspeed_for(device)
         self._stage = config.stage
         chosen = settings(config, recipe, ranks)
         objective = self._sharded(make, ranks, chosen) if config.build_sharded else make()

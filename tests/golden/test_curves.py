@@ -26,7 +26,7 @@ def curve() -> list[dict[str, float]]:
         loss = engine.forward(batch)
         engine.step(loss)
         terms = {name: float(value) for name, value in loss.terms.items()}
-        out.append({"loss": float(loss.total), "gradient_norm": engine.gradient_norm, **terms})
+        out.append({"loss": float(loss.total.detach()), "gradient_norm": engine.gradient_norm, **terms})
     return out
 
 

@@ -17,7 +17,9 @@ from mrdist.students.vit import ViTConfig
 from mrdist.testing import share, tiny_triplets
 
 WIDTH = 6
-STUDENT = ViTConfig(dim=24, depth=3, heads=2, hidden=32, groups=12, group_size=6, channels=(8, 12, 16, 20), patch_dropout=0.5, drop_path=0.3)
+STUDENT = ViTConfig(
+    dim=24, depth=3, heads=2, hidden=32, groups=12, group_size=6, channels=(8, 12, 16, 20), patch_dropout=0.5, drop_path=0.3
+)
 
 
 def real_recipe(engine: Part, *, steps: int = 4) -> Recipe:

@@ -6,6 +6,7 @@ import json
 import multiprocessing as mp
 import os
 import signal
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mrdist.errors import RecipeError
 from mrdist.kinds import Part
 from mrdist.objectives.base import Loss
 from mrdist.ranks import Ranks
@@ -29,7 +31,12 @@ from tests.ranks.tiny import WIDTH, TinyLoader, tiny_recipe
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed")
 
 State = dict[str, Tensor]
-ENGINES: dict[str, Part] = {"plain": PlainConfig(), **{f"zero{stage}": ZeroConfig(stage=stage, **SMALL) for stage in range(4)}}
+ENGINES: dict[str, Part] = {
+    "plain": PlainConfig(),
+    **{f"zero{stage}": ZeroConfig(stage=stage, **SMALL) for stage in range(4)},
+    "zero2 offloaded": ZeroConfig(stage=2, offload="cpu", **SMALL),
+    "zero3 offloaded, born in shards": ZeroConfig(stage=3, offload="cpu", build_sharded=True, **SMALL),
+}
 
 
 class Until(Watcher):
@@ -53,7 +60,7 @@ class Dice(Watcher):
         self.thrown[run.step] = float(torch.rand(()))
 
 
-def quiet(engine: str, steps: int, **changes: object) -> Recipe:
+def quiet(engine: str, steps: int) -> Recipe:
     return tiny_recipe(ENGINES[engine], steps=steps, clip=0.5, ema=0.9, log_every=0, pictures_every=0, save_every=0, silence=0.0)
 
 
@@ -87,7 +94,7 @@ def test_four_steps_are_two_a_resume_and_two_bit_for_bit(tmp_path):
 
 
 def test_six_steps_on_2_then_4_then_1_ranks_and_over_all_engines_are_six_steps(tmp_path):
-    chains = {"a": ("zero2", "zero3", "plain"), "b": ("zero3", "plain", "zero1"), "c": ("plain", "zero1", "zero3")}
+    chains = {"a": ("zero2 offloaded", "zero3", "plain"), "b": ("zero3", "plain", "zero1"), "c": ("plain", "zero1", "zero3")}
     for number, size in enumerate((2, 4, 1)):
         held = on_ranks(size, in_turn, [(engines[number], tmp_path / name, 6, 2 * number + 2) for name, engines in chains.items()])
     wanted, _ = carried_out(Ranks.alone(), "plain", tmp_path / "alone", 6, 6)
@@ -133,6 +140,19 @@ def test_a_stop_file_and_a_signal_to_one_rank_end_all_ranks_at_the_same_step(tmp
     assert not (tmp_path / "file" / "stop").exists(), "a resumed run must not stop at once"
     with run:
         pass
+
+
+def refused(ranks: Ranks, folder: Path) -> str:
+    with pytest.raises(RecipeError) as caught:
+        Run.open(replace(quiet("plain", 4), seed=7), folder, ranks, TinyLoader(ranks), WIDTH)
+    return str(caught.value)
+
+
+def test_what_the_first_rank_refuses_every_rank_refuses(tmp_path):
+    carried_out(Ranks.alone(), "plain", tmp_path / "run", 4, 4)
+    first, second = on_ranks(2, refused, tmp_path / "run")
+    assert first == second
+    assert "seed (0 before, 7 now)" in first
 
 
 def killed_while_saving(folder: Path) -> None:

@@ -177,7 +177,7 @@ def test_pictures_and_averages_under_zero_3_are_those_of_the_plain_engine():
 def test_a_missing_deepspeed_is_said_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(RecipeError, match=r"pip install 'mrdist\[zero\]'"):
-        deepspeed_for(CPU, Ranks.alone())
+        deepspeed_for(CPU)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,8 @@ def test_the_real_objective_and_student_train_alike_in_every_engine_and_on_two_r
     engines = [PlainConfig(), *(ZeroConfig(stage=stage, **SMALL | {"persistence": 200}) for stage in (1, 2, 3))]
     for results in on_ranks(2, really_trained, engines):
         for other, other_figures, other_shown in results:
-            print(distance(other, student), max(abs(a/b-1) for a,b in zip(other_figures, figures)))
-            assert distance(other, student) < 1e-4
+            # Over all weights, not tensor by tensor: a maximum over points that is nearly a tie may fall to another point.
+            apart = torch.cat([(other[name] - student[name]).flatten() for name in student]).norm()
+            assert apart / torch.cat([tensor.flatten() for tensor in student.values()]).norm() < 1e-5
             assert other_figures == pytest.approx(figures, rel=1e-5)
             assert other_shown == pytest.approx(shown, rel=1e-4)

@@ -71,7 +71,7 @@ def sphere(rows: int = 32, *, radius: float = 1.0, lumps: float = 0.0, **more: o
 def panes(places: Sequence[float], colours: ArrayLike, *, alpha: str = "blend", half: float = 0.6) -> Mesh:
     """Square panes across the x axis, one at each of `places`, `colours [panes, 4]` in linear light."""
     square = np.array([[0, -1, -1], [0, 1, -1], [0, 1, 1], [0, -1, 1]]) * half
-    xyz = np.concatenate([square + [x, 0, 0] for x in places])
+    xyz = np.concatenate([square + np.array([x, 0, 0]) for x in places])
     faces = np.concatenate([np.array([[0, 1, 2], [0, 2, 3]]) + 4 * i for i in range(len(places))])
     uv = np.tile([[0, 1], [1, 1], [1, 0], [0, 0]], (len(places), 1))
     return mesh(xyz, faces, uv=uv, colour=np.repeat(np.asarray(colours, np.float64), 4, 0), materials=(Material(alpha=alpha),))  # type: ignore[arg-type]

@@ -169,6 +169,24 @@ def test_the_same_mesh_gives_the_same_pictures_twice_and_in_another_process() ->
     assert there.stderr == ""
 
 
+def test_a_child_forked_from_a_warm_process_renders_at_once() -> None:
+    words = """
+import os, sys, time
+from tests.unit.data.scenes import sphere
+from mrdist.data.raster import WarpRenderer
+from mrdist.recipe import Views
+renderer = WarpRenderer()
+renderer.warm()
+child = os.fork()
+if not child:
+    began = time.process_time()
+    good = len(renderer.render(sphere(12), Views(pixels=32))) == 12
+    os._exit(0 if good and time.process_time() - began < 1 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", words], cwd=Path(__file__).parents[3], check=True, timeout=60)
+
+
 def test_a_room_that_was_used_before_leaves_no_trace(renderer: WarpRenderer) -> None:
     shape = together(sphere(12, radius=0.5, colour=rainbow), panes([0.4], [[0, 1, 0, 0.4]]))
     fresh = pixels(WarpRenderer("cpu"), shape, SMALL)

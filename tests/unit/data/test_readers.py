@@ -221,6 +221,11 @@ def test_what_an_obj_names_but_does_not_have_is_passed_over(tmp_path: Path) -> N
     assert face_bytes(red)[0].tolist() == [255, 0, 0]
 
 
+def test_vertices_of_two_numbers_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="vertices of shape"):
+        read(written(tmp_path / "a.obj", "v 0 0\nv 1 0\nv 1 1\nf 1 2 3\n"))
+
+
 def test_files_elsewhere_below_the_root_may_be_used(tmp_path: Path) -> None:
     for folder in ("meshes", "textures", "store"):
         (tmp_path / folder).mkdir()
@@ -233,7 +238,7 @@ def test_files_elsewhere_below_the_root_may_be_used(tmp_path: Path) -> None:
 
 
 def test_useless_faces_are_dropped_and_do_not_count_for_the_size(tmp_path: Path) -> None:
-    vertices = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [np.nan, 0, 0], [np.inf, 1, 1], [1e6, 1e6, 1e6], [9, 9, 9]], np.float32)
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [np.nan, 0, 0], [np.inf, 1, 1], [1e9, 1e9, 1e9], [9, 9, 9]], np.float32)
     faces = np.array([[0, 1, 2], [0, 1, 3], [1, 2, 4], [0, 5, 5], [0, 0, 0]], np.uint32)  # one sound; vertex 6 unused
     mesh = read(written(tmp_path / "a.glb", asset(vertices, faces).glb()))
     assert same_triangles(mesh, vertices[faces[:1]])

@@ -15,7 +15,7 @@ from mrdist.training.checkpoint import Stored, complete, opened, write
 
 ALONE = Ranks.alone()
 STATE = {"weights/a": torch.randn(4, 5), "weights/b": torch.zeros(1), "exp_avg/a": torch.full((4, 5), -0.0)}
-FACTS = {"step": 3, "exported": "", "recipe": {}}
+FACTS = {"step": 3, "best": None, "exported": "", "recipe": {}}
 
 
 def written(folder, state=STATE):
