@@ -156,10 +156,10 @@ def _thickness(vertices: NDArray[Any], faces: NDArray[Any], *, relative: bool = 
     """[F] twice the area of faces; in squares of their longest edges, if `relative`."""
     a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
     with np.errstate(all="ignore"):
-        double = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+        double: NDArray[Any] = np.linalg.norm(np.cross(b - a, c - a), axis=1)
         if relative:
             double /= np.maximum.reduce([np.square(one - other).sum(1) for one, other in ((a, b), (b, c), (c, a))])
-    return np.nan_to_num(double, nan=0.0, posinf=0.0)
+    return np.where(np.isfinite(double), double, 0.0)
 
 
 def _or_zeros(rows: NDArray[Any] | None, count: int, width: int) -> Float:

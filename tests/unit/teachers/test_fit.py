@@ -23,16 +23,16 @@ NONE = FittedConfig(pixels=32, width=16, channels=8, text_width=32, text_layers=
 
 
 def figure(colour: str, shape: str, size: int) -> bytes:
-    """A square or a disc on light grey."""
+    """A disc or a bar on light grey."""
     y, x = np.mgrid[-1:1:40j, -1:1:40j]
-    inside = np.hypot(x, y) < size / 20 if shape == "disc" else np.maximum(abs(x), abs(y)) < size / 24
+    inside = np.hypot(x, y) < size / 20 if shape == "disc" else np.maximum(abs(x), 4 * abs(y)) < size / 18
     return jpeg(np.where(inside[..., None], np.array(COLOURS[colour]), 217).astype(np.uint8))
 
 
 def lessons() -> Iterator[tuple[Sequence[bytes], Sequence[str]]]:
-    """Eight shapes, two views each; "a disc" and "a square" are each true of four."""
+    """Eight shapes, two views each; "a disc" and "a bar" are each true of four."""
     for colour in COLOURS:
-        for shape in ("disc", "square"):
+        for shape in ("disc", "bar"):
             yield [figure(colour, shape, size) for size in (11, 15)], [f"a {colour} {shape}", f"a {shape}"]
 
 
@@ -41,7 +41,7 @@ def test_a_fitted_teacher_knows_what_it_was_shown_and_is_an_ordinary_checkpoint(
     captions = [said[0] for _, said in lessons()]
     unseen_sizes = [figure(*caption.split()[1:], size=13) for caption in captions]
     assert (teacher.images(unseen_sizes) @ teacher.texts(captions).T).argmax(1).tolist() == list(range(8))
-    assert (teacher.images(unseen_sizes) @ teacher.texts(["a disc", "a square"]).T).argmax(1).tolist() == [0, 1] * 4
+    assert (teacher.images(unseen_sizes) @ teacher.texts(["a disc", "a bar"]).T).argmax(1).tolist() == [0, 1] * 4
     (place,) = tmp_path.iterdir()
     same = ClipConfig(model=str(place)).open(tmp_path, lessons, device="cpu")
     assert same.fingerprint == teacher.fingerprint
