@@ -102,7 +102,7 @@ class Recipe:
     batch: int = 256
     points: int = 10_000  # stored per shape
     sample: int = 10_000  # of them, given to the student
-    workers: int = 2  # processes that render, and that load, per rank
+    workers: int = 2  # processes that render, then threads that load, per rank
     device: str = "auto"  # auto | cpu | cuda
     runs: str = "runs"  # folder for run folders
     store: str = "store"  # folder for meshes, renders, teachers and triplets

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from mrdist.cli.contradictions import contradictions
 from mrdist.cli.main import DONE, STOPPED, Flags
 from mrdist.cli.outcome import live, measured, trained
+from mrdist.cli.picture import relations
 from mrdist.cli.screen import Screen
 from mrdist.errors import RecipeError
 from mrdist.progress import silent
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from mrdist.prepare import Prepared
     from mrdist.ranks import Ranks
     from mrdist.students.base import Student
+    from mrdist.training.records import FirstLook
+    from mrdist.training.watchers import Watcher
 
 
 def train(words: Sequence[str], flags: Flags) -> int:
@@ -58,6 +61,7 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     from mrdist.training.watchers import Evaluator
 
     screen = Screen(quiet=flags.quiet or int(os.environ.get("RANK", "0")) != 0)
+    take_device()
     # Before the ranks meet: preparing may take hours, longer than a collective may wait. The ranks share the work through the store.
     prepared = prepare(recipe, screen)
     ranks = Ranks.from_environment()
@@ -73,7 +77,9 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
             encoder = live(cast("Student", run.student()), recipe, prepared, run.step)
             return measured(encoder, run.folder.name, recipe, prepared, ["val"], ranks, silent).flat()
 
-        watchers = [Evaluator(recipe.watch.evaluate_every, validate, best="val/top1")] if recipe.watch.evaluate_every else []
+        watchers: list[Watcher] = [first_look(prepared)]
+        if recipe.watch.evaluate_every:
+            watchers.append(Evaluator(recipe.watch.evaluate_every, validate, best="val/top1"))
         run = train_run(Run.open(recipe, folder, ranks, loader, width=prepared.store.width, watchers=watchers))
         if run.asked_to_stop and not run.finished:
             return STOPPED
@@ -81,6 +87,30 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     finally:
         ranks.leave()
     return DONE
+
+
+def take_device() -> None:
+    """Make this rank's GPU the one that everything of this process uses."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def first_look(prepared: Prepared, shapes: int = 4) -> FirstLook:
+    """Views and clouds of some shapes for the board."""
+    from itertools import islice
+
+    import numpy as np
+
+    from mrdist.data.pictures import decode
+    from mrdist.shapes import Points
+    from mrdist.training.records import FirstLook
+
+    drawn = list(islice(prepared.renders, shapes))
+    views = {one.id: np.concatenate([decode(view) for view in one.views[:6]], axis=1) for one in drawn if one.views}
+    clouds = {one.id: Points(one.xyz.astype(np.float32), np.divide(one.rgb, 255, dtype=np.float32)) for one in drawn}
+    return FirstLook(views, clouds)
 
 
 def conclude(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks, screen: Screen) -> None:
@@ -91,6 +121,7 @@ def conclude(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks, scr
     found = measured(encoder, folder.name, recipe, prepared, recipe.evaluate.splits, ranks, screen)
     if ranks.first:
         report.write(found, folder)
+        relations(encoder, prepared, recipe.evaluate.splits[0], folder / "relations.png")
         encoder.save(folder / "export", teacher_folder=getattr(prepared.teacher, "folder", None))
         print(report.table(found, contract=False))
         print(f"{folder}\nnext: mrdist embed {folder} FILE... up=y · tensorboard --logdir {folder / 'board'}")

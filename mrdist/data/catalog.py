@@ -164,14 +164,20 @@ def _shape(row: Mapping[str, Any], where: str, root: Path, up: str, val: float, 
         raise DataError(
             what=where, got=f"mesh {said!r}, which leaves the folder", wanted=f"a path inside {root}", try_="copy the mesh into the folder"
         )
-    name = row.get("id") or said
+    name = _text(row.get("id") or said)
     axis, split = row.get("up") or up, row.get("split") or hashed_split(name, val, test)
     if axis not in ("x", "y", "z"):
         raise DataError(what=where, got=f"up {axis!r}", wanted="'x', 'y' or 'z'", try_="up: y, as in glTF")
     if split not in SPLITS:
         raise DataError(what=where, got=f"split {split!r}", wanted=f"one of {', '.join(SPLITS)}", try_="leave it out for a split by hash")
-    rest = {key: row.get(key) or "" for key in ("category", "source", "licence", "sha256")}
-    return Shape(name, mesh, tuple(row.get("captions") or ()), up=cast(Axis, axis), split=split, **rest)
+    rest = {key: _text(row.get(key) or "") for key in ("category", "source", "licence", "sha256")}
+    captions = tuple(_text(caption) for caption in row.get("captions") or ())
+    return Shape(name, mesh, captions, up=cast(Axis, axis), split=split, **rest)
+
+
+def _text(said: str) -> str:
+    """`said` as UTF-8 can write it: file names of other encodings, and halves of characters, are spelt out."""
+    return said.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _alone(path: Path, shapes: tuple[Shape, ...]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -172,8 +171,11 @@ def _begin() -> None:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Nothing on stderr: on a machine without a GPU Warp's library says so, from C, in every process that starts it."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr to keep clean
+        yield
+        return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

@@ -8,7 +8,7 @@ transparency this leaves no grain, unlike sorting faces it is right where they c
 
 Only + - * /, sqrt and floor are used and nothing is contracted into fused multiply-adds, so that every machine makes
 the same picture. Vertices are snapped to a grid finer than the samples and edges tested in whole numbers: faces that
-share an edge leave no gap. Warp checks no bounds: `mrdist.data.raster` checks the mesh before.
+share an edge leave no gap and no sample belongs to both. Warp checks no bounds: `mrdist.data.raster` checks the mesh before.
 """
 
 # Warp's language in Python's clothes: mypy reads `int` where Warp means a 32-bit number, and a number that changes in a

@@ -79,6 +79,9 @@ class ClipConfig(Part):
 class ClipTeacher:
     """A frozen open_clip model that embeds encoded pictures and captions."""
 
+    folder: Path | None = None
+    """The checkpoint of a teacher that was made here and nobody else has: what an export must carry along."""
+
     def __init__(self, model: Any, tokenizer: Any, config: dict[str, Any], *, precision: str, batch: int, device: str) -> None:
         """
         Args:

@@ -73,7 +73,10 @@ class FittedConfig(Part):
         Raises:
             TeacherError: nothing to learn from, or views that are no pictures.
         """
-        return ClipTeacher.read(fit(self, pairs, folder, device, progress), batch=256, device=device)
+        place = fit(self, pairs, folder, device, progress)
+        teacher = ClipTeacher.read(place, batch=256, device=device)
+        teacher.folder = place
+        return teacher
 
 
 def fit(config: FittedConfig, pairs: Pairs, folder: Path, device: str, progress: Progress = silent) -> Path:

@@ -197,7 +197,8 @@ class Console(Watcher):
             family = name.partition("/")[0]  # align/image and align/text
             sums[family] = sums.get(family, 0.0) + value
         terms = " ".join(f"{name} {value:.3g}" for name, value in sums.items())
-        found = "".join(f"   {name} {value:.3g}" for name, value in run.measured.items())
+        # The first of what was measured; all of it is on the board and in metrics.jsonl.
+        found = "".join(f"   {name} {value:.3g}" for name, value in list(run.measured.items())[:1])
         return (
             f"step {run.step:>{len(str(steps))}}/{steps}   loss {reading.loss:.3f}   {terms}   {rate:.3g} shapes/s"
             f"   wait {self._waiting():.0%}   left {duration(self._pace * (steps - run.step))}{found}"

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +80,30 @@ def test_a_run_refuses_another_recipe_and_names_the_key(place: Path, run: Path) 
 
 
 def test_a_stop_file_ends_a_run_that_goes_on_later(place: Path) -> None:
-    mrdist(place, "train", "mini.yaml", "name=stopped", "runs=stops", "steps=5")
-    (folder,) = (place / "stops").iterdir()
-    (folder / "stop").touch()
-    mrdist(place, "train", str(folder), "steps=40", expect=75)
+    words = [sys.executable, "-m", "mrdist", "train", "mini.yaml", "name=stopped", "runs=stops", "steps=100000", "watch.evaluate_every=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(words, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            folder = waited(lambda: next(iter((place / "stops").glob("*/metrics.jsonl")), None)).parent
+            (folder / "stop").touch()
+            assert process.wait(timeout=120) == 75
+        finally:
+            process.kill()
+    taken = len((folder / "metrics.jsonl").read_text().splitlines())
+    assert 0 < taken < 100000
+    mrdist(place, "train", str(folder), f"steps={taken + 2}")
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert 5 <= steps[-1] < 40
+    assert steps == list(range(1, taken + 3))
+
+
+def waited(look: Callable[[], Path | None], within: float = 120.0) -> Path:
+    """What `look` sees, as soon as it sees something."""
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        if (seen := look()) is not None:
+            return seen
+        time.sleep(0.05)
+    raise AssertionError("nothing to be seen")
 
 
 def test_evaluation_says_the_same_again(place: Path, run: Path) -> None:

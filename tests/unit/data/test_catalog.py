@@ -195,3 +195,11 @@ def test_what_is_made_once_is_whole_or_not_there_and_never_made_twice(tmp_path: 
     assert list((tmp_path / "store").iterdir()) == []
     assert made_once(tmp_path / "store/made", fine) == made_once(tmp_path / "store/made", broken)
     assert [p.name for p in (tmp_path / "store").iterdir()] == ["made"]
+
+
+def test_words_that_utf_8_cannot_write_are_spelt_out(tmp_path: Path) -> None:
+    (tmp_path / "a.glb").write_bytes(b"x")
+    (tmp_path / "catalog.jsonl").write_text('{"id": "half \\\\ud83d", "mesh": "a.glb", "captions": ["a \\\\ud83d chair"]}\n')
+    (shape,) = Catalog.open(tmp_path)
+    assert shape.id.encode()
+    assert shape.captions[0].encode()

@@ -22,7 +22,7 @@ from mrdist.errors import DataError, RecipeError
 from mrdist.recipe import Views
 from mrdist.shapes import Bytes, Camera
 from tests.unit.data import gl_oracle
-from tests.unit.data.scenes import grid, mesh, panes, sphere, together, waves
+from tests.unit.data.scenes import mesh, panes, sphere, together, waves
 
 SMALL = Views(pixels=64, ring="front4")
 FRONT = Camera(0.0, 0.0, cameras(Views())[0].distance, 43.0)
@@ -519,9 +519,3 @@ def test_the_gpu_makes_the_same_pictures(renderer: WarpRenderer) -> None:
         pytest.skip("needs a CUDA GPU")
     shape = together(sphere(40, lumps=0.4, colour=rainbow), panes([-0.4, 0.8], [[1, 0, 0, 0.5]] * 2, half=0.3))
     np.testing.assert_array_equal(pixels(WarpRenderer("cuda"), shape, Views()), pixels(renderer, shape, Views()))
-
-
-def test_a_grid_of_faces_has_its_first_row_first() -> None:
-    uv, faces = grid(2, 3)  # the scenes themselves
-    assert uv[faces[0, 0]].tolist() == [0, 0]
-    assert len(faces) == 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from mrdist.teachers.fit import FittedConfig, _surprise, fit
 from tests.unit.teachers.small import jpeg
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 50), "blue": (30, 60, 210), "yellow": (240, 220, 40)}
-SMALL = FittedConfig(pixels=32, width=16, channels=8, text_width=32, text_layers=1, context=8, steps=60, batch=8, lr=4e-3, word_dropout=0.1)
-NONE = FittedConfig(pixels=32, width=16, channels=8, text_width=32, text_layers=1, context=8, steps=2, batch=8)
+SMALL = FittedConfig(pixels=32, width=32, channels=8, text_width=32, context=8, steps=100, batch=32, lr=4e-3, word_dropout=0.1)
+NONE = replace(SMALL, steps=2, batch=8)
 
 
 def figure(colour: str, shape: str, size: int) -> bytes:
@@ -71,7 +72,7 @@ def test_other_pairs_captions_or_settings_give_another_teacher(tmp_path: Path) -
         return ((views[:1], captions) for views, captions in lessons())
 
     places = {fit(NONE, pairs, tmp_path, "cpu") for pairs in (lessons, fewer, renamed, smaller)}
-    places.add(fit(FittedConfig(**{**vars(NONE), "lr": 1e-3}), lessons, tmp_path, "cpu"))
+    places.add(fit(replace(NONE, lr=1e-3), lessons, tmp_path, "cpu"))
     assert len(places) == 5
 
 
@@ -139,4 +140,4 @@ def test_without_anything_to_learn_it_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "value"), [("pixels", 50), ("steps", 0), ("batch", 1), ("text_width", 40), ("context", 2)])
 def test_settings_that_cannot_be_are_refused_by_name(tmp_path: Path, name: str, value: int) -> None:
     with pytest.raises(TeacherError, match=f"teacher.{name}"):
-        fit(FittedConfig(**{**vars(NONE), name: value}), lessons, tmp_path, "cpu")
+        fit(replace(NONE, **{name: value}), lessons, tmp_path, "cpu")
