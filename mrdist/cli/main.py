@@ -120,7 +120,7 @@ def usage() -> str:
     lines += [f"  {e.name:<9} (installed by {e.value.split('.')[0]})" for e in entry_points(group="mrdist.commands") if e.name not in VERBS]
     lines += [
         "",
-        "A RECIPE is a name under configs/recipe (smoke, furniture, mrd/tiny), a .yaml file, or a run folder.",
+        "A RECIPE is a name under configs/recipe (smoke, furniture), a .yaml file, or a run folder.",
         "key=value changes a recipe; dots are depth: optim.lr=1e-4; a group takes a preset: student=small.",
     ]
     lines += [
