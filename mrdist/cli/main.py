@@ -66,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return DONE
+    # Before torch is loaded: its threads spin while they wait for one another, and where another process wants a core, too (a loader,
+    # a renderer, a neighbour), a step takes ten times as long. Asleep, they cost nothing.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Said before any library does: open_clip logs to the root logger, which then prints everything of everybody.
     logging.basicConfig(level=logging.INFO if flags.verbose else logging.WARNING, format="%(message)s")
     logging.getLogger().handlers[0].setLevel(logging.INFO if flags.verbose else logging.WARNING)

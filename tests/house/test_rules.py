@@ -58,7 +58,9 @@ def test_only_objectives_know_a_methods_name(folder: str) -> None:
 
 
 def test_only_ranks_and_zero_call_a_collective() -> None:
-    call = re.compile(r"\b(all_reduce|all_gather\w*|reduce_scatter\w*|all_to_all\w*|broadcast|broadcast_object_list|barrier|init_process_group)\(")
+    call = re.compile(
+        r"\b(all_reduce|all_gather\w*|reduce_scatter\w*|all_to_all\w*|broadcast|broadcast_object_list|barrier|init_process_group)\("
+    )
     allowed = {"mrdist/ranks.py", "mrdist/training/zero.py", "mrdist/testing.py"}
     calling = [
         f"{name(p)}: {m.group()}" for p in SOURCES if name(p) not in allowed for m in call.finditer(code(p)) if "torch." not in m.group()
