@@ -15,7 +15,7 @@ _SHAPES = 232
 def relations(encoder: Encoder, prepared: Prepared, split: str, path: Path) -> None:
     """Write student | teacher | difference as a PNG.
 
-    Each matrix holds, for shapes of a split sorted by category, the softmax of their cosines at temperature 0.1: the student's among
+    Each matrix holds, for shapes of a split sorted by category, the softmax of their cosines at temperature 0.2: the student's among
     clouds, the teacher's among views (mean of a shape's views).
     """
     import numpy as np
@@ -35,10 +35,10 @@ def relations(encoder: Encoder, prepared: Prepared, split: str, path: Path) -> N
     labels = torch.tensor([names.index(shape.category) for shape in shapes])
 
     def related(unit: torch.Tensor) -> torch.Tensor:
-        cosines = unit @ unit.T / 0.1
+        cosines = unit @ unit.T / 0.2
         return cosines.fill_diagonal_(-torch.inf).softmax(-1)
 
     student = related(encoder.encode([shape.points for shape in shapes]).cpu())
     teacher = related(torch.nn.functional.normalize(views, dim=-1))
-    picture = triptych(student, teacher, categories=(labels[:, None] == labels).float())
+    picture = triptych(student, teacher, categories=(labels[:, None] == labels).float(), pixels=2 * _SHAPES)
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
