@@ -1,1 +1,1 @@
-"""Many machines: what mrdist needs to run on a cluster (see the roadmap in docs/tour.md)."""
+"""Where the cluster side of mrdist will live: Slurm, Ray and their roles. This release trains on one machine, or under torchrun."""

@@ -4,37 +4,58 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mrdist.cli.main import DONE, Flags
 from mrdist.cli.outcome import measured, trained
 from mrdist.cli.screen import Screen
 from mrdist.errors import RecipeError
-from mrdist.recipe import load
+from mrdist.recipe import Recipe, fingerprint, load
+
+if TYPE_CHECKING:
+    from mrdist.teachers.base import Teacher
 
 
 def evaluate(words: Sequence[str], flags: Flags) -> int:
-    """`evaluate RUN [SPLIT ...]`: zero-shot and retrieval of a run's best student, written beside it."""
+    """`evaluate RUN [SPLIT ...] [key=value ...]`: zero-shot and retrieval of a run's best student, written beside it.
+
+    With `data=...`, on another catalogue, seen through the run's own teacher.
+    """
     from mrdist.evaluation import report
-    from mrdist.prepare import open_prepared
+    from mrdist.prepare import open_prepared, prepare
     from mrdist.ranks import Ranks
 
     folder = run_folder("evaluate", words)
+    splits = [word for word in words[1:] if "=" not in word]
+    changes = [word for word in words[1:] if "=" in word]
     recipe = load(folder)
     ranks = Ranks.from_environment()
     try:
-        prepared = open_prepared(recipe)
-        splits = words[1:] or recipe.evaluate.splits
-        encoder = trained(folder, recipe, prepared, ranks)
         screen = Screen(quiet=flags.quiet or not ranks.first)
-        found = measured(encoder, folder.name, recipe, prepared, splits, ranks, screen)
+        prepared = open_prepared(recipe)
+        encoder = trained(folder, recipe, prepared, ranks)
+        target = folder
+        if changes:
+            recipe = through(prepared.teacher, load(folder, changes), recipe)
+            prepared, target = prepare(recipe, screen), folder / "elsewhere" / fingerprint(recipe.data, recipe.evaluate)
+        found = measured(encoder, folder.name, recipe, prepared, splits or recipe.evaluate.splits, ranks, screen)
         if ranks.first:
             if not flags.dry_run:
-                report.write(found, folder)
+                report.write(found, target)
             print(json.dumps(found.flat(), indent=1) if flags.json else report.table(found))
     finally:
         ranks.leave()
     return DONE
+
+
+def through(teacher: Teacher, changed: Recipe, recipe: Recipe) -> Recipe:
+    """`changed`, with the teacher of `recipe`: one that was fitted stays the one it is, whatever it would learn from other data."""
+    from mrdist.teachers.clip import ClipConfig
+
+    made_here = getattr(teacher, "folder", None)
+    return replace(changed, teacher=ClipConfig(model=str(made_here)) if made_here else recipe.teacher)
 
 
 def compare(words: Sequence[str], flags: Flags) -> int:

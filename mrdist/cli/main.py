@@ -41,7 +41,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "mrdist.cli.prepare:teacher",
         "fit RECIPE [key=value ...]   train a small CLIP teacher on a catalogue's own views and captions",
     ),
-    "evaluate": ("mrdist.cli.evaluate:evaluate", "RUN [SPLIT ...]              zero-shot and retrieval of a run's best student"),
+    "evaluate": (
+        "mrdist.cli.evaluate:evaluate",
+        "RUN [SPLIT ...] [data=...]   zero-shot and retrieval of a run's best student, also on another catalogue",
+    ),
     "compare": ("mrdist.cli.evaluate:compare", "RUN RUN [...]                the figures of several runs, side by side"),
     "embed": ("mrdist.cli.embed:embed", "MODEL FILE... up=AXIS        meshes or clouds -> embeddings"),
     "export": ("mrdist.cli.export:export", "RUN [FOLDER]                 a run's student -> safetensors, contract and card"),
@@ -50,8 +53,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("mrdist.cli.doctor:doctor", "[RECIPE]                     is this machine able to train?"),
 }
 """verb -> (address, usage). Plugins add theirs by the entry-point group `mrdist.commands`."""
-
-CLUSTER_VERBS = ("submit", "jobs", "logs", "why", "pipeline", "scale", "plan")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,10 +101,6 @@ def find(verb: str) -> Verb:
     plugins = {e.name: e.value for e in entry_points(group="mrdist.commands")}
     table = {**plugins, **{name: address for name, (address, _) in VERBS.items()}}
     if verb not in table:
-        if verb in CLUSTER_VERBS:
-            raise RecipeError(
-                what=f"mrdist {verb}", got="no such verb here", wanted="the cluster package", try_="pip install 'mrdist[cluster]'"
-            )
         near = difflib.get_close_matches(verb, table, n=1)
         raise RecipeError(
             what=f"mrdist {verb}",

@@ -31,7 +31,7 @@ from mrdist.teachers.base import Pairs
 from mrdist.teachers.clip import CONFIG, ClipTeacher, Eye
 from mrdist.teachers.library import open_clip
 
-VERSION = 1
+VERSION = 2
 """Counts up when the same configuration and pairs would give another teacher."""
 
 WEIGHTS, RECORD = "open_clip_model.safetensors", "fit.json"
@@ -48,8 +48,8 @@ class FittedConfig(Part):
     blocks: tuple[int, int, int, int] = (1, 1, 1, 1)  # of each stage
     text_width: int = 128
     text_layers: int = 2
-    context: int = 32  # tokens of a caption; longer ones are cut
-    steps: int = 600
+    context: int = 24  # tokens of a caption; longer ones are cut
+    steps: int = 500
     batch: int = 128  # shapes per step, of each a view and a caption
     lr: float = 2e-3
     weight_decay: float = 0.1
@@ -222,16 +222,14 @@ def _surprise(logits: Tensor, true: Tensor) -> Tensor:
 
 
 def _varied(pictures: Tensor, draw: torch.Generator) -> Tensor:
-    """Views `[B, 3, H, W]` moved, resized and turned over a little, and lighter or darker: what changes no word about them."""
+    """Views `[B, 3, H, W]` resized, mirrored, lighter or darker: what changes no word about them. (Moving them made the fit worse.)"""
 
     def uniform(size: float) -> Tensor:
         return (2 * torch.rand(len(pictures), generator=draw) - 1) * size
 
     zoom, zero = 1 + uniform(0.1), torch.zeros(len(pictures))
     mirrored = zoom * uniform(1).sign()
-    places = torch.stack([torch.stack([mirrored, zero, uniform(0.1)], 1), torch.stack([zero, zoom, uniform(0.1)], 1)], 1).to(
-        pictures.device
-    )
+    places = torch.stack([torch.stack([mirrored, zero, zero], 1), torch.stack([zero, zoom, zero], 1)], 1).to(pictures.device)
     light = 1 + uniform(0.1)[:, None, None, None].to(pictures.device)
     grid = functional.affine_grid(places, list(pictures.shape), align_corners=False)
     moved = functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False) * light
@@ -241,7 +239,7 @@ def _varied(pictures: Tensor, draw: torch.Generator) -> Tensor:
 def _settle(model: Any, eye: Eye, lessons: _Lessons, batch: int, device: torch.device) -> None:
     """Take the statistics of batch normalisation anew, from the finished weights and views as they are.
 
-    Running means lag behind the weights and have seen only moved and resized views ("precise" statistics: Wu and Johnson 2021, section 3).
+    Running means lag behind the weights and have seen only resized views ("precise" statistics: Wu and Johnson 2021, section 3).
     """
     for module in model.visual.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

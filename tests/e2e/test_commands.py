@@ -113,6 +113,21 @@ def test_evaluation_says_the_same_again(place: Path, run: Path) -> None:
     assert "test/top1" in mrdist(place, "compare", str(run), str(run)).stdout.replace(" ", "")
 
 
+def test_a_run_is_evaluated_on_another_catalogue_through_its_own_teacher(place: Path, run: Path) -> None:
+    rows = []
+    (place / "mine").mkdir()
+    for number, mesh in enumerate(sorted((place / "store").glob("synthetic-*/**/*.glb"))[:4]):
+        (place / "mine" / f"{number}.glb").write_bytes(mesh.read_bytes())
+        rows.append({"mesh": f"{number}.glb", "captions": ["a thing"], "category": "airplane" if number % 2 else "chair", "split": "test"})
+    (place / "mine" / "catalog.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = (run / "report.json").read_text()
+    found = json.loads(mrdist(place, "evaluate", str(run), "test", "data=folder", f"data.path={place / 'mine'}", "--json").stdout)
+    assert found["test/chance"] == 0.5
+    assert (run / "report.json").read_text() == before
+    (elsewhere,) = (run / "elsewhere").glob("*/report.json")
+    assert json.loads(elsewhere.read_text())["contract"]["teacher"] == json.loads(before)["contract"]["teacher"]
+
+
 def test_what_was_exported_embeds_a_mesh_and_reads_texts(place: Path, run: Path) -> None:
     from mrdist import Points, from_pretrained
 
@@ -146,7 +161,7 @@ def test_embedding_without_an_axis_is_refused(place: Path, run: Path) -> None:
         (["train", "smok"], 1, "Try: smoke"),
         (["train", "smoke", "optim.lrr=1"], 1, "optim.lr"),
         (["train"], 1, "mrdist train smoke"),
-        (["submit", "smoke"], 1, "mrdist[cluster]"),
+        (["sumbit", "smoke"], 1, "mrdist --help"),
         (["evaluate", "nowhere"], 1, "a run folder"),
         (["config", "show", "smoke"], 0, "objective:"),
         (["config", "explain", "optim.lr"], 0, "lr: float"),
@@ -163,3 +178,26 @@ def test_embedding_without_an_axis_is_refused(place: Path, run: Path) -> None:
 def test_every_word_is_answered(tmp_path: Path, words: list[str], code: int, said: str) -> None:
     done = mrdist(tmp_path, *words, expect=code)
     assert said in done.stdout + done.stderr
+
+
+def test_fitting_a_teacher_again_fits_nothing(place: Path) -> None:
+    before = sorted((place / "store" / "teachers").iterdir())
+    assert "teachers" in mrdist(place, "teacher", "fit", "mini.yaml").stdout
+    assert sorted((place / "store" / "teachers").iterdir()) == before
+    assert "teacher=fitted" in mrdist(place, "teacher", "fit", "mini.yaml", "teacher=openclip-vit-b-32", expect=1).stderr
+
+
+def test_two_ranks_train_what_one_rank_trains(place: Path) -> None:
+    pytest.importorskip("deepspeed")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "mrdist"]
+    words = ["train", "mini.yaml", "name=two", "runs=twos", "engine=zero2", "watch.evaluate_every=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run([*launch, *words], cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    mrdist(place, "train", "mini.yaml", "name=one", "runs=ones", "watch.evaluate_every=0")
+
+    def losses(runs: str) -> list[float]:
+        (metrics,) = (place / runs).glob("*/metrics.jsonl")
+        return [json.loads(line)["loss"] for line in metrics.read_text().splitlines()]
+
+    assert losses("twos") == pytest.approx(losses("ones"), rel=1e-4)
