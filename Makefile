@@ -4,6 +4,7 @@
 SHELL  := /bin/bash
 PYTHON ?= python3
 VENV   := .venv
+JOBS   ?= 2
 BIN    := $(VENV)/bin
 
 .PHONY: pretrain furniture test check format clean
@@ -15,7 +16,7 @@ furniture: $(VENV)/ready
 	$(BIN)/mrdist train furniture
 
 test: $(VENV)/ready-to-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
 
 check: $(VENV)/ready-to-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --config setup.cfg
