@@ -189,7 +189,7 @@ def test_fitting_a_teacher_again_fits_nothing(place: Path) -> None:
 
 def test_two_ranks_train_what_one_rank_trains(place: Path) -> None:
     pytest.importorskip("deepspeed")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "mrdist"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mrdist"]
     words = ["train", "mini.yaml", "name=two", "runs=twos", "engine=zero2", "watch.evaluate_every=0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run([*launch, *words], cwd=place, env=environment, capture_output=True, text=True, check=False)
