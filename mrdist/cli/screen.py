@@ -19,9 +19,16 @@ class Screen:
         self.stage = ""
         self.began = self.said = 0.0
         self.first = 0
+        self.finished = ("", 0)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
+        if done < total:
+            self.finished = ("", 0)
+        elif self.finished == (stage, total):
+            return  # said already
+        else:
+            self.finished = (stage, total)
         if stage != self.stage:
             self.stage, self.began, self.first, self.said = stage, now, done, now if done < total else 0.0
         if self.quiet or (now - self.said < self.interval and done < total):
@@ -49,13 +56,3 @@ def clock(seconds: float) -> str:
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def table(rows: list[list[str]], head: list[str]) -> str:
-    """Aligned columns: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-
-    def line(row: list[str]) -> str:
-        return "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-
-    return "\n".join([line(head), *(line(row) for row in rows)])

@@ -40,11 +40,6 @@ class Solid:
         matrix[first, second], matrix[second, first] = sine, -sine
         return Solid(self.vertices @ matrix, self.normals @ matrix, self.uv, self.faces)
 
-    def scaled(self, x: float = 1.0, y: float = 1.0, z: float = 1.0) -> Solid:
-        """Stretched along the axes by positive factors."""
-        factors = np.array([x, y, z])
-        return Solid(self.vertices * factors, _unit(self.normals / factors), self.uv, self.faces)
-
 
 def joined(solids: Sequence[Solid]) -> Solid:
     """Several solids as one list of triangles."""
