@@ -157,6 +157,10 @@ def _files() -> Iterator[Finding]:
 def _recipe(recipe: Recipe) -> Iterator[Finding]:
     from mrdist.cli.contradictions import contradictions
 
+    if recipe.engine.kind == "zero" and find_spec("deepspeed") is None:
+        yield Finding(
+            "fail", f"recipe {recipe.name} wants engine zero, and deepspeed is not installed", "pip install 'mrdist[zero]', or engine=plain"
+        )
     problems = contradictions(recipe)
     for problem in problems:
         yield Finding("fail", str(problem.what) + f": got {problem.got}, wanted {problem.wanted}", problem.try_)
