@@ -19,6 +19,7 @@ from mrdist.data.shards import INDEX, Shards, publish
 from mrdist.data.triplets import TripletStore, write_index, write_part
 from mrdist.errors import DataError
 from mrdist.progress import Progress, silent
+from mrdist.ranks import this_device
 from mrdist.recipe import Recipe, fingerprint
 from mrdist.shapes import Points, Triplet
 from mrdist.teachers.base import Teacher, TeacherConfig
@@ -70,7 +71,9 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Prepared:
 
     Raises:
         DataError, TeacherError: what is missing, damaged or impossible.
+        RecipeError: there is no such device.
     """
+    this_device(recipe.device)  # hours before the teacher needs it
     place = Path(recipe.store)
     with Claims(place / "claims") as claims:
         catalog = _one_first(claims, place / "prepared" / f"data-{fingerprint(recipe.data)}", lambda: _data(recipe).open(place, progress))
@@ -144,13 +147,7 @@ def _teacher(recipe: Recipe, renders: Renders, progress: Progress) -> Teacher:
         return ((one.views, one.captions) for one in renders if one.split == "train")
 
     config = cast(TeacherConfig, recipe.teacher)
-    return config.open(Path(recipe.store) / "teachers", pairs, device=_device(recipe.device), progress=progress)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return config.open(Path(recipe.store) / "teachers", pairs, device=str(this_device(recipe.device)), progress=progress)
 
 
 def _embed(renders: Renders, teacher: Teacher, folder: Path, *, points: int, cache: Path, progress: Progress) -> None:

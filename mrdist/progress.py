@@ -1,4 +1,4 @@
-"""How long work says how far it is, without printing."""
+"""How long work says how far it is, without printing, and how seconds are written."""
 
 from __future__ import annotations
 
@@ -13,3 +13,12 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int) -> None:
     """Progress for nobody."""
+
+
+def duration(seconds: float) -> str:
+    """0:41, 1:02:03, 3 d 4 h."""
+    whole = round(seconds)
+    if whole >= 86400:
+        return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

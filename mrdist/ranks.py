@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mrdist.clock import TALK, Clock
-from mrdist.errors import RanksError
+from mrdist.errors import RanksError, RecipeError
 
 BUCKET = 1 << 25
 """Numbers that `average_` sends at once."""
@@ -21,6 +21,23 @@ BUCKET = 1 << 25
 # torch 2.13 renames the tensor collectives and warns about the old names; take what is there.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+def this_device(name: str = "auto") -> torch.device:
+    """Where this rank computes: `auto` is its own GPU (LOCAL_RANK's of the node), if there is one. That GPU becomes the current one.
+
+    Raises:
+        RecipeError: a GPU is wanted and there is none, or the name is unknown.
+    """
+    here = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise RecipeError(what="device", got=repr(name), wanted="auto, cpu or cuda", try_="device=auto")
+    if name == "cuda" and not here:
+        raise RecipeError(what="device", got="cuda, and torch sees no GPU", wanted="a GPU", try_="device=auto, or mrdist doctor")
+    if not here or name == "cpu":
+        return torch.device("cpu")
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 class _Gather(torch.autograd.Function):
@@ -63,16 +80,18 @@ class Ranks:
         return cls()
 
     @classmethod
-    def from_environment(cls, *, deadline: float = 600.0) -> Ranks:
+    def from_environment(cls, *, device: str = "auto", deadline: float = 600.0) -> Ranks:
         """The ranks that torchrun, srun or Ray Train started, or `alone()` if nobody did.
 
         Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; joins the process group unless it stands already.
 
         Args:
+            device: auto | cpu | cuda; see `this_device`. Ranks on GPUs talk through NCCL, others through gloo.
             deadline: seconds after which a collective that waits for a missing rank gives up.
 
         Raises:
             RanksError: the environment names a rank but no meeting point.
+            RecipeError: as `this_device`.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if dist.is_initialized():
@@ -87,9 +106,7 @@ class Ranks:
                 wanted="a meeting point",
                 try_="start with torchrun",
             )
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        if backend == "nccl":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        backend = "nccl" if this_device(device).type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=deadline))
         return cls(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
 

@@ -26,8 +26,13 @@ def embed(words: Sequence[str], flags: Flags) -> int:
         raise RecipeError(what="mrdist embed", got=" ".join(words), wanted="a model folder and files", try_="mrdist embed MODEL a.glb up=y")
     if "up" not in options:
         raise AxisError(what="mrdist embed", got="no up axis", wanted="up=x, up=y or up=z", try_="up=y for glTF, up=z for most CAD")
-    encoder = from_pretrained(names[0])
     out = Path(options.get("out", "embeddings.safetensors"))
+    if not out.absolute().parent.is_dir():
+        raise RecipeError(what=f"out={out}", got="no such folder", wanted="a place to write", try_=f"mkdir -p {out.parent}")
+    if flags.dry_run:
+        print(f"would embed {len(names) - 1} files with {names[0]} into {out}")
+        return DONE
+    encoder = from_pretrained(names[0])
     screen, clouds, kept, skipped = Screen(quiet=flags.quiet), [], [], []
     for number, name in enumerate(names[1:], 1):
         try:
@@ -41,7 +46,6 @@ def embed(words: Sequence[str], flags: Flags) -> int:
     if not clouds:
         return YOURS
     rows = encoder.encode(clouds).cpu().numpy()
-    if not flags.dry_run:
-        save_file({"embeddings": rows}, out, metadata={"names": json.dumps(kept)})
+    save_file({"embeddings": rows}, out, metadata={"names": json.dumps(kept)})
     print(f"{len(kept)} embeddings of width {rows.shape[1]} -> {out}" + (f", {len(skipped)} skipped" if skipped else ""))
     return DONE

@@ -31,7 +31,10 @@ def evaluate(words: Sequence[str], flags: Flags) -> int:
     splits = [word for word in words[1:] if "=" not in word]
     changes = [word for word in words[1:] if "=" in word]
     recipe = load(folder)
-    ranks = Ranks.from_environment()
+    if flags.dry_run:
+        print(f"would measure {', '.join(splits or recipe.evaluate.splits)} with the student of {folder}")
+        return DONE
+    ranks = Ranks.from_environment(device=recipe.device)
     try:
         screen = Screen(quiet=flags.quiet or not ranks.first)
         prepared = open_prepared(recipe)
@@ -42,8 +45,7 @@ def evaluate(words: Sequence[str], flags: Flags) -> int:
             prepared, target = prepare(recipe, screen), folder / "elsewhere" / fingerprint(recipe.data, recipe.evaluate)
         found = measured(encoder, folder.name, recipe, prepared, splits or recipe.evaluate.splits, ranks, screen)
         if ranks.first:
-            if not flags.dry_run:
-                report.write(found, target)
+            report.write(found, target)
             print(json.dumps(found.flat(), indent=1) if flags.json else report.table(found))
     finally:
         ranks.leave()
@@ -68,12 +70,17 @@ def compare(words: Sequence[str], flags: Flags) -> int:
     return DONE
 
 
+def is_run(word: str) -> bool:
+    """Whether a word names a run folder. Another folder may well bear the name of a recipe."""
+    return (Path(word) / "recipe.yaml").is_file()
+
+
 def run_folder(verb: str, words: Sequence[str]) -> Path:
     """The run folder that a verb was given.
 
     Raises:
         RecipeError: there is none of that name.
     """
-    if not words or not (Path(words[0]) / "recipe.yaml").is_file():
+    if not words or not is_run(words[0]):
         raise RecipeError(what=f"mrdist {verb}", got=" ".join(words[:1]) or "nothing", wanted="a run folder", try_="ls runs/")
     return Path(words[0])

@@ -18,10 +18,12 @@ def export(words: Sequence[str], flags: Flags) -> int:
 
     folder = run_folder("export", words)
     target = Path(words[1]) if len(words) > 1 else folder / "export"
+    if flags.dry_run:
+        print(f"would export the student of {folder} to {target}")
+        return DONE
     recipe = load(folder)
     prepared = open_prepared(recipe)
     encoder = trained(folder, recipe, prepared, Ranks.alone())
-    if not flags.dry_run:
-        encoder.save(target, teacher_folder=getattr(prepared.teacher, "folder", None))
+    encoder.save(target, teacher_folder=getattr(prepared.teacher, "folder", None))
     print(f"{target}\nnext: mrdist embed {target} FILE... up=y")
     return DONE

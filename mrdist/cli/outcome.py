@@ -38,13 +38,13 @@ def trained(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks) -> E
         CheckpointError: there is no whole checkpoint.
     """
     from mrdist.encoder import Encoder, StudentPart
+    from mrdist.ranks import this_device
     from mrdist.training import checkpoint
-    from mrdist.training.run import choose_device
 
     stored = checkpoint.opened(checkpoint.find(folder), ranks)
     student = cast(StudentPart, recipe.student).build(prepared.store.width, seed=recipe.seed)
     student.load_state_dict(stored.student())
-    return Encoder(student.eval(), contract_of(recipe, prepared, int(stored.facts["step"]))).to(choose_device(recipe))
+    return Encoder(student.eval(), contract_of(recipe, prepared, int(stored.facts["step"]))).to(this_device(recipe.device))
 
 
 def live(student: Student, recipe: Recipe, prepared: Prepared, step: int) -> Encoder:

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TextIO
 
+from mrdist.progress import duration
+
 
 class Screen:
     """A `Progress` that prints. One stage at a time; a finished stage leaves one line behind."""
@@ -47,12 +49,5 @@ class Screen:
         spent = now - self.began
         fresh = done - self.first
         if done >= total:
-            return f"done in {clock(spent)}" if spent >= 1 else "done"
-        return f"left {clock(spent / fresh * (total - done))}" if fresh > 0 else ""
-
-
-def clock(seconds: float) -> str:
-    """1:05, or 2:03:59."""
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+            return f"done in {duration(spent)}" if spent >= 1 else "done"
+        return f"left {duration(spent / fresh * (total - done))}" if fresh > 0 else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mrdist.cli.contradictions import contradictions
+from mrdist.cli.evaluate import is_run, run_folder
 from mrdist.cli.main import DONE, STOPPED, Flags
 from mrdist.cli.outcome import live, measured, trained
 from mrdist.cli.picture import relations
@@ -35,7 +36,7 @@ def train(words: Sequence[str], flags: Flags) -> int:
     if flags.dry_run:
         print(to_yaml(recipe))
         return DONE
-    return carry_out(recipe, Path(source) if Path(source).is_dir() else None, flags)
+    return carry_out(recipe, Path(source) if is_run(source) else None, flags)
 
 
 def resume(words: Sequence[str], flags: Flags) -> int:
@@ -44,10 +45,7 @@ def resume(words: Sequence[str], flags: Flags) -> int:
     Raises:
         RecipeError: the first word is no run folder.
     """
-    if not words or not (Path(words[0]) / "recipe.yaml").is_file():
-        raise RecipeError(
-            what="mrdist resume", got=" ".join(words[:1]) or "nothing", wanted="a run folder", try_="ls runs/, or mrdist train RECIPE"
-        )
+    run_folder("resume", words)
     return train(words, flags)
 
 
@@ -55,22 +53,21 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     """What `mrdist train` does on every rank; `folder` is an existing run, or None for a new one."""
     from mrdist.data.loader import Loader
     from mrdist.prepare import prepare
-    from mrdist.ranks import Ranks
+    from mrdist.ranks import Ranks, this_device
     from mrdist.training.loop import train as train_run
-    from mrdist.training.run import Run, choose_device
+    from mrdist.training.run import Run
     from mrdist.training.watchers import Evaluator
 
     screen = Screen(quiet=flags.quiet or int(os.environ.get("RANK", "0")) != 0)
-    take_device()
     # Before the ranks meet: preparing may take hours, longer than a collective may wait. The ranks share the work through the store.
     prepared = prepare(recipe, screen)
-    ranks = Ranks.from_environment()
+    ranks = Ranks.from_environment(device=recipe.device)
     try:
         if folder is None:
             folder = Path(ranks.objects(str(new_folder(recipe)))[0])
         loader = Loader(
             prepared.store, "train", batch=recipe.batch, sample=recipe.sample, seed=recipe.seed, ranks=ranks,
-            augment=recipe.augment, workers=recipe.workers, device=choose_device(recipe),
+            augment=recipe.augment, workers=recipe.workers, device=this_device(recipe.device),
         )  # fmt: skip
 
         def validate(run: Run) -> dict[str, float]:
@@ -87,14 +84,6 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     finally:
         ranks.leave()
     return DONE
-
-
-def take_device() -> None:
-    """Make this rank's GPU the one that everything of this process uses."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def first_look(prepared: Prepared, shapes: int = 4) -> FirstLook:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mrdist.clock import WAIT, Clock
 from mrdist.errors import CheckpointError, RecipeError
 from mrdist.objectives.base import Loss, Objective
-from mrdist.ranks import Ranks
+from mrdist.ranks import Ranks, this_device
 from mrdist.recipe import Recipe, plain
 from mrdist.training import checkpoint, rng, why
 from mrdist.training import folder as folders
@@ -51,20 +51,6 @@ class _ObjectivePart(Protocol):
 
 class _EnginePart(Protocol):
     def build(self, make: Make, recipe: Recipe, ranks: Ranks, device: torch.device) -> Engine: ...
-
-
-def choose_device(recipe: Recipe) -> torch.device:
-    """`auto` is this rank's GPU, if there is one.
-
-    Raises:
-        RecipeError: a GPU is wanted and there is none, or the name is unknown.
-    """
-    here = torch.cuda.is_available()
-    if recipe.device not in ("auto", "cpu", "cuda"):
-        raise RecipeError(what="device", got=repr(recipe.device), wanted="auto, cpu or cuda", try_="device=auto")
-    if recipe.device == "cuda" and not here:
-        raise RecipeError(what="device", got="cuda, and torch sees no GPU", wanted="a GPU", try_="device=auto, or mrdist doctor")
-    return torch.device("cuda", torch.cuda.current_device()) if here and recipe.device != "cpu" else torch.device("cpu")
 
 
 @dataclass
@@ -107,7 +93,7 @@ class Run:
         if recipe.batch % ranks.size:
             nearest = max(1, round(recipe.batch / ranks.size)) * ranks.size
             raise RecipeError(what="batch", got=recipe.batch, wanted=f"a multiple of {ranks.size} ranks", try_=f"batch={nearest}")
-        device = choose_device(recipe)
+        device = this_device(recipe.device)
         ranks = replace(ranks, clock=Clock(device))
         folders.enter(folder, recipe, ranks)
         rng.seed_all(recipe.seed, ranks.rank)

@@ -64,5 +64,6 @@ class Watchdog(Watcher):
         self._reported = since
         run = self._run
         head = why.where(run.ranks, run.step, run.ids)
-        why.append(run.folder / "why.txt", f"silent for {quiet:.0f} s: {head}{why.stacks()}try: mrdist why {run.folder}\n")
+        remedy = f"try: look for the rank that is in no collective, the others wait for it; mrdist train {run.folder} goes on"
+        why.append(run.folder / "why.txt", f"silent for {quiet:.0f} s: {head}{why.stacks()}{remedy}\n")
         logger.warning("silent for %.0f s; stacks are in why.txt", quiet)

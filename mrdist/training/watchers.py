@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from mrdist.errors import MrdistError
 from mrdist.objectives.base import Loss
+from mrdist.progress import duration
 from mrdist.training import checkpoint
 from mrdist.training.reading import Reading
 
@@ -218,12 +219,3 @@ class Console(Watcher):
         self._print(
             f"{self._waiting():.0%} of the time goes to waiting for the loader: workers={run.recipe.workers} on {os.cpu_count()} cores"
         )
-
-
-def duration(seconds: float) -> str:
-    """0:41, 1:02:03, 3 d 4 h."""
-    whole = round(seconds)
-    if whole >= 86400:
-        return f"{whole // 86400} d {whole % 86400 // 3600} h"
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

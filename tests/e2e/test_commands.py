@@ -145,6 +145,21 @@ def test_what_was_exported_embeds_a_mesh_and_reads_texts(place: Path, run: Path)
     assert encoder.similarity(cloud, ["a chair", "a lamp"]).shape == (1, 2)
 
 
+def test_a_folder_with_the_name_of_a_recipe_is_not_taken_for_a_run(tmp_path: Path) -> None:
+    from mrdist.cli.evaluate import is_run
+
+    (tmp_path / "smoke").mkdir()
+    assert not is_run(str(tmp_path / "smoke"))
+    assert "name: smoke" in mrdist(tmp_path, "train", "smoke", "--dry-run").stdout
+
+
+def test_a_dry_run_writes_nothing(place: Path, run: Path) -> None:
+    before = sorted(str(p) for p in place.rglob("*"))
+    for words in (["evaluate", str(run)], ["export", str(run), "dry"], ["embed", str(run), "a.glb", "up=y"]):
+        assert "would" in mrdist(place, *words, "--dry-run").stdout
+    assert sorted(str(p) for p in place.rglob("*")) == before
+
+
 def test_a_sample_sheet_is_drawn(place: Path) -> None:
     mrdist(place, "data", "sample", "mini.yaml")
     assert (place / "sample-mini.png").stat().st_size > 1000
@@ -161,6 +176,8 @@ def test_embedding_without_an_axis_is_refused(place: Path, run: Path) -> None:
         (["train", "smok"], 1, "Try: smoke"),
         (["train", "smoke", "optim.lrr=1"], 1, "optim.lr"),
         (["train"], 1, "mrdist train smoke"),
+        (["train", "smoke", "device=gpu"], 1, "device=auto"),
+        (["resume", "smoke"], 1, "a run folder"),
         (["sumbit", "smoke"], 1, "mrdist --help"),
         (["evaluate", "nowhere"], 1, "a run folder"),
         (["config", "show", "smoke"], 0, "objective:"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from mrdist.cli.screen import Screen, clock
+from mrdist.cli.screen import Screen
 
 
 def test_a_stage_that_ends_is_said_once() -> None:
@@ -31,7 +31,3 @@ def test_quiet_says_nothing() -> None:
     out = io.StringIO()
     Screen(quiet=True, out=out)("render", 1, 1)
     assert out.getvalue() == ""
-
-
-def test_times_read_well() -> None:
-    assert [clock(s) for s in (5, 65, 7439)] == ["0:05", "1:05", "2:03:59"]

@@ -18,6 +18,7 @@ import torch
 
 from mrdist.errors import CheckpointError, MrdistError, RecipeError
 from mrdist.objectives.base import Loss
+from mrdist.progress import duration
 from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe
 from mrdist.shapes import Points
@@ -27,7 +28,7 @@ from mrdist.training.loop import train
 from mrdist.training.records import FirstLook
 from mrdist.training.run import Run
 from mrdist.training.watchdog import Watchdog
-from mrdist.training.watchers import Console, Evaluator, Watcher, duration
+from mrdist.training.watchers import Console, Evaluator, Watcher
 from tests.ranks.tiny import WIDTH, TinyConfig, TinyLoader, tiny_recipe
 
 QUIET = {"log_every": 0, "pictures_every": 0, "save_every": 0, "silence": 0.0}
