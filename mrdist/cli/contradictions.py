@@ -10,6 +10,7 @@ def contradictions(recipe: Recipe) -> list[MrdistError]:
     """Every contradiction between the parts of a recipe; empty if there is none."""
     found: list[MrdistError] = []
     needs: frozenset[str] = getattr(recipe.objective, "needs", frozenset())
+    # Teachers of plugins need not say what they supply; then only opening them tells.
     supplies: frozenset[str] = getattr(recipe.teacher, "supplies", needs)
     if lacking := sorted(needs - supplies):
         found.append(

@@ -13,6 +13,9 @@ from mrdist.progress import Progress
 
 Rows = NDArray[np.float32]
 
+SUPPLIES = frozenset({"image", "text", "caption tokens"})
+"""What an open_clip teacher can say at most; tokens only where its text tower gives them: see `Teacher.supplies`."""
+
 Pairs = Callable[[], Iterator[tuple[Sequence[bytes], Sequence[str]]]]
 """Views (encoded pictures) and captions of every training shape; each call starts from the first shape, in the same order."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from mrdist.errors import TeacherError
 from mrdist.kinds import Part
 from mrdist.progress import Progress, silent
 from mrdist.recipe import fingerprint
-from mrdist.teachers.base import Pairs, Rows
+from mrdist.teachers.base import SUPPLIES, Pairs, Rows
 from mrdist.teachers.library import created, downloaded, first_line, known, open_clip, weights_digest, weights_file
 
 CONFIG = "open_clip_config.json"
@@ -39,6 +39,8 @@ class ClipConfig(Part):
     weights: str = ""  # a file to use instead of the download: .safetensors, or .pt and .bin that hold tensors only
     precision: str = "fp32"  # fp32 | bf16
     batch: int = 64  # pictures or captions at a time; changes no result
+
+    supplies: ClassVar[frozenset[str]] = SUPPLIES
 
     def check(self, recipe: object = None) -> None:
         """Raise a TeacherError for values that mean nothing; `load` of a recipe calls it too."""

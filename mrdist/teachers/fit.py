@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from mrdist.errors import TeacherError
 from mrdist.kinds import Part
 from mrdist.progress import Progress, silent
 from mrdist.recipe import fingerprint, plain
-from mrdist.teachers.base import Pairs
+from mrdist.teachers.base import SUPPLIES, Pairs
 from mrdist.teachers.clip import CONFIG, ClipTeacher, Eye
 from mrdist.teachers.library import open_clip
 
@@ -55,6 +55,8 @@ class FittedConfig(Part):
     weight_decay: float = 0.1
     word_dropout: float = 0.15  # share of words that the text tower does not get to read
     seed: int = 0
+
+    supplies: ClassVar[frozenset[str]] = SUPPLIES
 
     def check(self, recipe: object = None) -> None:
         """Raise a TeacherError for values that make no model; `load` of a recipe calls it too."""
