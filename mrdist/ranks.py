@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -123,6 +124,44 @@ class Ranks:
             return self.gather(rows.to(torch.uint8)).to(torch.bool)
         return _Gather.apply(rows, self)  # type: ignore[no-any-return,no-untyped-call]
 
+    def scatter(self, held: Tensor, *, largest: bool = False) -> Tensor:
+        """My part of a sum, or of what is largest: `held [size, n, ...]` lists one part per rank, mine comes back whole. No gradient."""
+        if self.size == 1:
+            return held[0]
+        with self.clock.at(TALK):
+            if largest:
+                dist.all_reduce(held, op=dist.ReduceOp.MAX, group=self.group)
+                return held[self.rank]
+            mine = torch.empty_like(held[0])
+            _reduce_scatter(mine, held.flatten(0, 1), group=self.group)
+        return mine
+
+    def pass_on(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Send `tensor` to the rank before me, and begin to receive the same from the rank after me; call the result to wait for it."""
+        if tensor.numel() == 0:
+            return lambda: tensor
+        received, peers = torch.empty_like(tensor), [(self.rank + by) % self.size for by in (-1, 1)]
+        to, source = (dist.get_global_rank(self.group, peer) if self.group else peer for peer in peers)
+        sent = tensor.contiguous()
+        waiting = dist.batch_isend_irecv(
+            [dist.P2POp(dist.isend, sent, to, group=self.group), dist.P2POp(dist.irecv, received, source, group=self.group)]
+        )
+
+        def arrived() -> Tensor:
+            with self.clock.at(TALK):
+                for request in waiting:
+                    request.wait()
+            return received
+
+        return arrived
+
+    def grid(self, columns: int) -> tuple[Ranks, Ranks]:
+        """My row and my column where ranks stand in a grid of `columns` columns, filled row by row; collectives work in each alone."""
+        if columns in (1, self.size):
+            alone = Ranks.alone()
+            return (alone, self) if columns == 1 else (self, alone)
+        return _grid(self, columns)
+
     def mean(self, values: Tensor, where: Tensor) -> Tensor:
         """My share of the mean of `values [B]` over all rows of all ranks that `where [B]` marks.
 
@@ -211,3 +250,16 @@ class Ranks:
         """Close the process group, if there is one."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+@lru_cache
+def _grid(ranks: Ranks, columns: int) -> tuple[Ranks, Ranks]:
+    """Process groups are made once: every rank takes part in making each."""
+    table = torch.arange(ranks.size).view(-1, columns)
+    mine: list[Ranks] = []
+    for lines in (table, table.T):
+        for line in lines.tolist():
+            group = dist.new_group([dist.get_global_rank(ranks.group, rank) if ranks.group else rank for rank in line])
+            if ranks.rank in line:
+                mine.append(Ranks(line.index(ranks.rank), len(line), group, ranks.clock))
+    return mine[0], mine[1]

@@ -7,8 +7,8 @@ our choice. The equations stand in `mrdist.relation.definition`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,15 +17,14 @@ from torch.nn.functional import normalize
 from mrdist.errors import RecipeError
 from mrdist.kinds import Part
 from mrdist.objectives.base import Loss, Objective
-from mrdist.objectives.contrast import Scale, contrast
+from mrdist.objectives.parts.scale import Scale
 from mrdist.objectives.parts.weights import Fixed, Share, Softmax, Uncertainty, Weights
 from mrdist.ranks import Ranks
-from mrdist.relation.definition import REPRESENTATIONS, Modality, Related, Relation, divergence, entropy, ignorant, mixed, related
+from mrdist.relation.definition import REPRESENTATIONS, Modality, Related, Relation, related
+from mrdist.relation.terms import CROSS, INTRA, Relations, Terms, Tiling, relation_terms
 from mrdist.shapes import TripletBatch
 from mrdist.students.base import Student
 
-INTRA = ("both", "image", "text", "none")
-CROSS = ("both", "point_for_image", "point_for_text", "none")
 WEIGHTING = ("uncertainty", "softmax", "mixture", "fixed")
 
 
@@ -50,6 +49,7 @@ class MRDConfig(Part):
     fixed: tuple[float, float, float] = (1.0, 1.0, 1.0)  # fixed: weights of intra/image, intra/text, cross
     relations: float = 1.0  # λ, of all relation terms together
     warmup: int = 100  # steps in which λ grows from 0
+    tiling: Tiling = field(default_factory=Tiling)  # how the terms are computed; changes no result
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
@@ -86,14 +86,6 @@ class MRDConfig(Part):
         return MRD(student, self)
 
 
-class Comparison(NamedTuple):
-    """A relation of the student beside the teacher's that it is drawn to."""
-
-    name: str  # of the teacher's
-    student: Related
-    teacher: Related
-
-
 class MRD(Objective[TripletBatch]):
     """align + λ Σ_k w_k L_k, k over intra/image, intra/text (or their mixture) and cross.
 
@@ -118,71 +110,60 @@ class MRD(Objective[TripletBatch]):
         """Warm λ up: relations of a random geometry teach nothing."""
         self.strength = self.config.relations * min(1.0, step / max(self.config.warmup, 1))
 
-    def forward(self, batch: TripletBatch, ranks: Ranks) -> Loss:
+    def embed(self, batch: TripletBatch) -> Tensor:
+        """[b, E], of my rows' clouds."""
+        embedding: Tensor = self.student(batch.xyz, batch.rgb, batch.keys).embedding
+        return embedding
+
+    def compare(self, embedding: Tensor, batch: TripletBatch, ranks: Ranks) -> Loss:
         """The loss of my rows, compared with everyone's.
 
         Raises:
             RecipeError: the teacher's embeddings are not as wide as the student's.
         """
-        embedding = self.student(batch.xyz, batch.rgb, batch.keys).embedding
-        # Cosines in bfloat16 at temperature 0.01 are off by 0.2 nats: no autocast from here on.
-        with torch.autocast(embedding.device.type, enabled=False):
-            points, image, text = _modalities(embedding, batch, ranks)
-            terms, figures = self._align(points, image, text, ranks)
-            total = torch.stack(list(terms.values())).sum()
-            if self.weights is not None:
-                share = self.share(points.mine, ranks) if self.share is not None else None
-                relations, shown = self._distil(self._comparisons(points, image, text, share, ranks), ranks)
-                weighted = self.weights(*self._grouped(relations, image, text), ranks)
-                total = total + self.strength * weighted.total
-                terms |= relations
-                figures |= shown | {f"weight/{group}": w for group, w in zip(self.groups, weighted.weights, strict=True)}
-                figures |= {"weight/price": weighted.price, "weight/relations": total.new_tensor(self.strength)}
-                if share is not None:
-                    figures["weight/mixture"] = share[0]
-            figures |= {f"present/{name}": other.there.to(total.dtype).mean() for name, other in (("image", image), ("text", text))}
-            return Loss.of(total, terms, figures, ranks)
+        if embedding.shape[-1] != batch.image.shape[-1]:
+            raise RecipeError(
+                what="student",
+                got=f"embeddings of {embedding.shape[-1]} numbers",
+                wanted=f"{batch.image.shape[-1]}, as the teacher's",
+                try_="build the student with the teacher's width",
+            )
+        options = self.config
+        like = embedding.new_empty(0, dtype=torch.promote_types(embedding.dtype, torch.float32))
+        scale = self.scale(like, ranks)
+        share = self.share(like, ranks) if self.share is not None else None
+        held = relation_terms(
+            embedding,
+            batch.image,
+            batch.text,
+            scale=scale,
+            relations=Relations(options.intra, options.cross, options.representation, options.divergence, options.diagonal),
+            intra_scale=1 / options.intra_temperature,
+            cross_scale=1 / options.cross_temperature,
+            share=share,
+            has_image=batch.has_image,
+            has_text=batch.has_text,
+            ranks=ranks,
+            tiling=options.tiling,
+        )
+        terms = dict(zip(held.names, held.values.unbind(), strict=True))
+        total = terms["align/image"] + terms["align/text"]
+        figures = held.figures | {"temperature/align": 1 / scale.detach()[0]}
+        if self.weights is not None:
+            weighted = self.weights(*self._grouped(held), ranks)
+            total = total + self.strength * weighted.total
+            figures |= {f"weight/{group}": w for group, w in zip(self.groups, weighted.weights, strict=True)}
+            figures |= {"weight/price": weighted.price, "weight/relations": total.new_tensor(self.strength)}
+            if share is not None:
+                figures["weight/mixture"] = share.detach()[0]
+        # Nothing here is a rank's own share: all of it is global already.
+        return Loss(total, {name: value.detach() for name, value in terms.items()}, figures)
 
-    def _align(self, points: Modality, image: Modality, text: Modality, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Contrast of points with images and with texts, at one scale."""
-        scale = self.scale(points.mine, ranks)
-        terms, figures = {}, {"temperature/align": 1 / scale.detach()[0]}
-        for name, other in (("image", image), ("text", text)):
-            terms[f"align/{name}"], shown = contrast(points, other, ranks, scale)
-            figures |= {f"{what}/align/{name}": value for what, value in shown.items()}
-        return terms, figures
-
-    def _comparisons(
-        self, points: Modality, image: Modality, text: Modality, share: Tensor | None, ranks: Ranks
-    ) -> dict[str, list[Comparison]]:
-        """What is compared with what, by term; a term is the mean of its comparisons."""
-        intra, cross = self.config.intra, self.config.cross
-        held: dict[str, list[Comparison]] = {}
-        if share is not None:
-            # The two teachers must speak of the same columns: shapes that have both (ours).
-            teacher = mixed(self._within(image.where(text), ranks), self._within(text.where(image), ranks), share)
-            held["intra/mixture"] = [Comparison("intra/mixture", self._within(points.where(image).where(text), ranks), teacher)]
-        else:
-            for name, other in (("image", image), ("text", text)):
-                if intra in ("both", name):
-                    student, teacher = self._within(points.where(other), ranks), self._within(other, ranks)
-                    held[f"intra/{name}"] = [Comparison(f"intra/{name}", student, teacher)]
-        if cross == "none":
-            return held
-        there, back = self._across(image, text, ranks), self._across(text, image, ranks)
-        if cross in ("both", "point_for_image"):
-            standing = points.where(image)
-            held["cross/point_for_image"] = [
-                Comparison("cross/image_to_text", self._across(standing, text, ranks), there),
-                Comparison("cross/text_to_image", self._across(text, standing, ranks), back),
-            ]
-        if cross in ("both", "point_for_text"):
-            standing = points.where(text)
-            held["cross/point_for_text"] = [
-                Comparison("cross/text_to_image", self._across(standing, image, ranks), back),
-                Comparison("cross/image_to_text", self._across(image, standing, ranks), there),
-            ]
-        return held
+    def _grouped(self, held: Terms) -> tuple[Tensor, Tensor]:
+        """One number per weight, and whether this batch has anything to say about it."""
+        place = {name: k for k, name in enumerate(held.names)}
+        values = torch.stack([held.values[[place[name] for name in names]].sum() for names in self.groups.values()])
+        return values, torch.stack([held.present[[place[name] for name in names]].any() for names in self.groups.values()])
 
     def _within(self, rows: Modality, ranks: Ranks) -> Related:
         """ψ: how rows of one modality relate to one another."""
@@ -190,33 +171,6 @@ class MRD(Objective[TripletBatch]):
         return related(
             rows, rows, ranks, representation=options.representation, temperature=options.intra_temperature, self_too=options.diagonal
         )
-
-    def _across(self, rows: Modality, columns: Modality, ranks: Ranks) -> Related:
-        """φ: how rows of one modality relate to those of another."""
-        return related(rows, columns, ranks, representation=self.config.representation, temperature=self.config.cross_temperature)
-
-    def _distil(self, held: dict[str, list[Comparison]], ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The relation terms, with what an ignorant student would pay and how many columns the teacher's rows look at."""
-
-        def cost(student: Related, teacher: Related) -> Tensor:
-            return ranks.mean(divergence(student, teacher, self.config.divergence), teacher.rows)
-
-        terms = {name: torch.stack([cost(c.student, c.teacher) for c in cs]).mean() for name, cs in held.items()}
-        figures: dict[str, Tensor] = {}
-        with torch.no_grad():
-            for name, cs in held.items():
-                figures[f"reference/{name}"] = torch.stack([cost(ignorant(c.teacher, ranks), c.teacher) for c in cs]).mean()
-            for name, teacher in {c.name: c.teacher for cs in held.values() for c in cs}.items():
-                if isinstance(teacher, Relation):
-                    figures[f"perplexity/{name}"] = ranks.mean(entropy(teacher).exp(), teacher.rows)
-        return terms, figures
-
-    def _grouped(self, terms: dict[str, Tensor], image: Modality, text: Modality) -> tuple[Tensor, Tensor]:
-        """One number per weight, and whether this batch has anything to say about it."""
-        values = torch.stack([torch.stack([terms[name] for name in names]).sum() for names in self.groups.values()])
-        has_image, has_text = image.there.any(), text.there.any()
-        alone = {"intra/image": has_image, "intra/text": has_text}
-        return values, torch.stack([alone.get(group, has_image & has_text) for group in self.groups])
 
     @torch.no_grad()
     def pictures(self, batch: TripletBatch, ranks: Ranks) -> dict[str, Tensor]:
@@ -267,19 +221,8 @@ def _weights(config: MRDConfig, groups: tuple[str, ...]) -> Weights | None:
 
 
 def _modalities(embedding: Tensor, batch: TripletBatch, ranks: Ranks) -> tuple[Modality, Modality, Modality]:
-    """Points, images and texts as unit rows of at least float32, gathered once."""
-    if embedding.shape[-1] != batch.image.shape[-1] or embedding.shape[-1] != batch.text.shape[-1]:
-        raise RecipeError(
-            what="student",
-            got=f"embeddings of {embedding.shape[-1]} numbers",
-            wanted=f"{batch.image.shape[-1]}, as the teacher's",
-            try_="build the student with the teacher's width",
-        )
-    wide = torch.promote_types(embedding.dtype, torch.float32)
-    points, image, text = (normalize(rows.to(wide), dim=-1) for rows in (embedding, batch.image, batch.text))
-    present = torch.stack([torch.ones_like(batch.has_image), batch.has_image, batch.has_text])
-    # Only points need a gradient through the gather; three collectives for all.
-    there, teachers = ranks.gather(present.T).T, ranks.gather(torch.stack([image, text], dim=1))
-    rows = ((points, ranks.gather(points)), (image, teachers[:, 0]), (text, teachers[:, 1]))
-    held = [Modality(mine, all_, here, where) for (mine, all_), here, where in zip(rows, present, there, strict=True)]
-    return held[0], held[1], held[2]
+    """Points, images and texts as unit rows."""
+    present = torch.ones_like(batch.has_image), batch.has_image, batch.has_text
+    rows = (normalize(rows.to(embedding.dtype), dim=-1) for rows in (embedding, batch.image, batch.text))
+    points, image, text = (Modality.of(mine, here, ranks) for mine, here in zip(rows, present, strict=True))
+    return points, image, text

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mrdist.objectives.contrast import Scale
 from mrdist.objectives.parts.bounds import bounded
+from mrdist.objectives.parts.scale import Scale
 from mrdist.objectives.parts.weights import Fixed, Share, Softmax, Uncertainty, Weights
 from mrdist.ranks import Ranks
 

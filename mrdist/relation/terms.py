@@ -1,0 +1,283 @@
+"""The terms of relation distillation over the global batch, exactly and at any size: the door to this package.
+
+    terms = relation_terms(points, image, text, scale=logit_scale.exp(), ranks=Ranks.from_environment())
+    (weights * terms.values).sum().backward()
+
+Works with any student and any trainer: it takes embeddings and gives numbers. With `image` alone it is the loss of CLIP. The equations
+stand in `definition`, which is also what every line here is tested against; how it is computed is in `tiled`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mrdist.errors import RecipeError
+from mrdist.ranks import Ranks
+from mrdist.relation.bodies import backend
+from mrdist.relation.careful import CarefulDivergence
+from mrdist.relation.definition import REPRESENTATIONS
+from mrdist.relation.differences import Difference
+from mrdist.relation.field import Problem
+from mrdist.relation.quick import Contrast, Jeffrey, Kullback
+from mrdist.relation.schedule import Layout, choose, even
+from mrdist.relation.term import Product, Term
+from mrdist.relation.tiled import Streamed
+
+logger = logging.getLogger(__name__)
+
+INTRA = ("both", "image", "text", "none")
+CROSS = ("both", "point_for_image", "point_for_text", "none")
+
+Scale: TypeAlias = float | Tensor
+"""1 / temperature: a number, or a tensor of one number that may be learnt."""
+
+
+@dataclass(frozen=True)
+class Relations:
+    """Which relations are distilled, and how two are compared."""
+
+    intra: str = "both"  # among shapes, drawn to those of: both | image | text | none
+    cross: str = "both"  # between modalities, with points in place of: both | point_for_image | point_for_text | none
+    representation: str = "similarity"  # what a relation is: similarity | distance | cosine
+    divergence: str = "jeffrey"  # of similarities: jeffrey | kl | js; of distances and cosines: l1 | l2 | huber
+    diagonal: bool = False  # whether a shape relates to itself in intra-relations
+
+    def check(self) -> None:
+        """Refuse names that do not exist.
+
+        Raises:
+            RecipeError: which one, and what there is.
+        """
+        for key, allowed in (
+            ("intra", INTRA),
+            ("cross", CROSS),
+            ("representation", tuple(REPRESENTATIONS)),
+            ("divergence", REPRESENTATIONS.get(self.representation, ())),
+        ):
+            if getattr(self, key) not in allowed:
+                raise RecipeError(what=key, got=repr(getattr(self, key)), wanted=f"one of {', '.join(allowed)}", try_=f"{key}={allowed[0]}")
+
+
+NONE = Relations(intra="none", cross="none")
+"""Contrast alone."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the work is cut up and shared; nothing here changes a result beyond rounding."""
+
+    mode: str = "auto"  # auto | row | pair | ring | grid: see `schedule`
+    block: int = 0  # rows and columns of a tile; 0: 512 on a CPU, 4096 on a GPU
+    backend: str = "auto"  # auto | torch | triton
+    compile: str = "auto"  # auto | never | always: torch.compile for tiles that torch computes
+    operands: str = "input"  # input | float32 | bfloat16: of matrix products; they add up in float32, or float64 if the input is
+
+
+class Terms(NamedTuple):
+    """What a batch costs: the same on every rank."""
+
+    values: Tensor  # [K], differentiable; float32, or float64 if the embeddings are
+    names: tuple[str, ...]  # [K]: "align/image", "intra/text", "cross/point_for_image", ..
+    present: Tensor  # [K] bool: whether the batch has any row and column for it
+    figures: dict[
+        str, Tensor
+    ]  # 0-dim, detached: "accuracy/..", "reference/.." (what an ignorant student pays), "perplexity/..", "present/.."
+
+
+def relation_terms(
+    points: Tensor,
+    image: Tensor | None = None,
+    text: Tensor | None = None,
+    *,
+    scale: Scale,
+    relations: Relations = NONE,
+    intra_scale: Scale | tuple[Scale, Scale] = 10.0,
+    cross_scale: Scale | tuple[Scale, Scale] = 20.0,
+    share: Tensor | None = None,
+    has_image: Tensor | None = None,
+    has_text: Tensor | None = None,
+    ranks: Ranks | None = None,
+    tiling: Tiling | None = None,
+) -> Terms:
+    """Contrast of points with images and texts, and the relation terms asked for, as means over the rows of all ranks.
+
+    Gradients reach every input that requires one, scales too. They follow the convention of data-parallel training: the mean over ranks
+    of a parameter's gradients is the gradient of the terms as they stand, however many ranks there are.
+
+    Args:
+        points: [b, d], the student's embeddings of my rows; any floating dtype, any length: rows are normalised here.
+        image: [b, d], the teacher's embeddings of the same shapes; None: no such terms.
+        text: [b, d], likewise.
+        scale: of the contrast, 1 / temperature. Published values reach 100.
+        relations: which relation terms; none by default.
+        intra_scale: 1 / τ_ψ of student and teacher; or of each.
+        cross_scale: 1 / τ_φ, likewise.
+        share: [1] or 0-dim, within 0..1: mixes both teachers' intra-relations into one, this much of the images'.
+        has_image: [b] bool, which of my rows have an image; None: all. What an absent row holds does not matter.
+        has_text: [b] bool, likewise.
+        ranks: the processes whose rows make up the batch, as many on each; None: this one alone.
+        tiling: how the work is done; None: as seems best.
+
+    Returns:
+        Terms: `values` in the order of `names`.
+
+    Raises:
+        RecipeError: shapes that do not fit, an unknown name, a relation without its modality.
+
+    Source: equations (1)-(5) of `mrdist.relation.definition`, after arXiv 2407.14007.
+    """
+    ranks, tiling = ranks or Ranks.alone(), tiling or Tiling()
+    relations.check()
+    held = {name: rows for name, rows in (("points", points), ("image", image), ("text", text)) if rows is not None}
+    _fits(held, relations, share)
+    terms = _terms(tuple((name, k) for k, name in enumerate(held)), relations, mixed=share is not None)
+    scalars = _scalars(scale, intra_scale, cross_scale, share, like=points)
+    wide = torch.promote_types(points.dtype, torch.float32)
+    operands = {"input": points.dtype, "float32": wide, "bfloat16": torch.bfloat16}[tiling.operands]
+    features = [normalize(rows.to(wide), dim=-1).to(operands) for rows in held.values()]
+    flags, counts = _present(terms, held, {"image": has_image, "text": has_text}, ranks)
+    rows, width = points.shape
+    mode = choose(tiling.mode, rows=rows, width=width, bytes_each=operands.itemsize, size=ranks.size)
+    _say(f"relations of {rows * ranks.size} rows on {ranks.size} ranks: mode {mode.name} ({mode.why})")
+    problem = Problem(
+        terms=terms,
+        layout=Layout(mode.name, ranks.rank, ranks.size, mode.files),
+        ranks=ranks,
+        block=even(rows, tiling.block or (4096 if points.is_cuda else 512)),
+        backend=backend(tiling.backend, tiling.compile, points.device, pairs=rows * rows * ranks.size),
+        flags=flags,
+        counts=counts,
+        scalars=len(scalars),
+    )
+    # Cosines in bfloat16 at temperature 0.01 are off by 0.2 nats: no autocast in here.
+    with torch.autocast(points.device.type, enabled=False):
+        values, figures = Streamed.apply(problem, *scalars, *features)  # type: ignore[no-untyped-call]
+    shares = {
+        f"present/{name}": n / (rows * ranks.size)
+        for name, n in zip(held, counts[-len(held) :, 0].to(wide), strict=True)
+        if name != "points"
+    }
+    present = (counts[: len(terms)] > 0).all(1)
+    return Terms(values, tuple(term.name for term in terms), present, _named(terms, figures) | shares)
+
+
+def _fits(held: dict[str, Tensor], relations: Relations, share: Tensor | None) -> None:
+    """Raises RecipeError where embeddings, relations and the share do not go together."""
+    shape = held["points"].shape
+    for name, rows in held.items():
+        if rows.dim() != 2 or rows.shape != shape or not rows.is_floating_point():
+            raise RecipeError(
+                what=name,
+                got=f"{tuple(rows.shape)} of {rows.dtype}",
+                wanted=f"floating [b, d], {tuple(shape)} as the points'",
+                try_="give every modality one embedding per shape, all of one width",
+            )
+    wanted = {name for name in ("image", "text") if relations.intra in ("both", name)} if share is None else {"image", "text"}
+    if relations.cross != "none":
+        wanted = {"image", "text"}
+    if not wanted <= held.keys():
+        got = f"relations that need {' and '.join(sorted(wanted))}, and embeddings of {' and '.join(held)}"
+        raise RecipeError(what="relations", got=got, wanted="both", try_="leave the relation out: intra or cross")
+    if len(held) == 1:
+        raise RecipeError(what="embeddings", got="points alone", wanted="image or text beside them", try_="give image=..")
+    if share is not None and relations.intra != "both":
+        raise RecipeError(what="share", got=f"intra={relations.intra}", wanted="intra=both, to mix", try_="share=None")
+
+
+def _scalars(
+    scale: Scale, intra: Scale | tuple[Scale, Scale], cross: Scale | tuple[Scale, Scale], share: Tensor | None, like: Tensor
+) -> list[Tensor]:
+    """scale, intra scales of student and teacher, cross scales of both, and the share if there is one: in the order of `_terms`."""
+    pairs = [given if isinstance(given, tuple) else (given, given) for given in (intra, cross)]
+    given = [scale, *pairs[0], *pairs[1], *([] if share is None else [share])]
+    wide = torch.promote_types(like.dtype, torch.float32)
+    return [torch.as_tensor(value, dtype=wide, device=like.device) for value in given]
+
+
+@lru_cache
+def _terms(places: tuple[tuple[str, int], ...], relations: Relations, *, mixed: bool) -> tuple[Term, ...]:
+    """The terms, in the order in which they are given back. A term's numbers are places among the modalities and the scalars."""
+    at = dict(places)
+    alone, names = {name: (k,) for name, k in places}, [name for name in ("image", "text") if name in at]
+    held: list[Term] = [Contrast(f"align/{name}", (0, at[name]), alone[name], alone[name], 0) for name in names]
+    if mixed:
+        both = at["image"], at["text"]
+        held.append(_compared(relations, "intra/mixture", (0, 0), tuple((k, k) for k in both), both, both, (1, 2), relations.diagonal, 5))
+    else:
+        for name in names:
+            if relations.intra in ("both", name):
+                k = at[name]
+                held.append(_compared(relations, f"intra/{name}", (0, 0), ((k, k),), (k,), (k,), (1, 2), relations.diagonal))
+    for name, other in (("image", "text"), ("text", "image")):
+        if relations.cross in ("both", f"point_for_{name}"):
+            k, to = at[name], at[other]
+            # Points stand in place of `name`: shapes without it have no teacher row.
+            held.append(_compared(relations, f"cross/point_for_{name}", (0, to), ((k, to),), (k,), (to,), (3, 4), True))
+    return tuple(held)
+
+
+def _compared(
+    relations: Relations,
+    name: str,
+    student: Product,
+    teachers: tuple[Product, ...],
+    rows: tuple[int, ...],
+    columns: tuple[int, ...],
+    scales: tuple[int, int],
+    own_too: bool,
+    share: int | None = None,
+) -> Term:
+    """One relation term in the form that suits its divergence."""
+    if relations.representation != "similarity":
+        distance = relations.representation == "distance"
+        return Difference(name, student, rows, columns, teachers, own_too, relations.divergence, distance, share)
+    if share is None and relations.divergence in ("jeffrey", "kl"):
+        form = Jeffrey if relations.divergence == "jeffrey" else Kullback
+        return form(name, student, rows, columns, teachers[0], *scales, own_too)
+    return CarefulDivergence(name, student, rows, columns, teachers, *scales, own_too, relations.divergence, share)
+
+
+def _present(terms: Sequence[Term], held: dict[str, Tensor], has: dict[str, Tensor | None], ranks: Ranks) -> tuple[Tensor | None, Tensor]:
+    """Flags [modalities, b], None where nobody lacks anything; and how many rows of all ranks count, [terms + modalities, 2]."""
+    points = held["points"]
+    flags = torch.ones(len(held), len(points), dtype=torch.float64, device=points.device)
+    for k, name in enumerate(held):
+        here = has.get(name)
+        if here is not None:
+            flags[k] = here.to(points.device)
+    needs = [[term.needs(d) for d in (0, 1)] for term in terms] + [[(k,), (k,)] for k in range(len(held))]
+    counts = ranks.total(torch.stack([torch.stack([flags[list(need)].prod(0).sum() for need in both]) for both in needs]))
+    # One look at the numbers saves every tile its masks.
+    everything = all(here is None for here in has.values()) or bool((counts == len(points) * ranks.size).all())
+    return None if everything else flags, counts
+
+
+def _named(terms: Sequence[Term], figures: Tensor) -> dict[str, Tensor]:
+    """Figures by name: those of a term's two directions are one, their mean, but for what belongs to a direction's teacher alone."""
+    held: dict[str, Tensor] = {}
+    values = iter(figures)
+    for term in terms:
+        by_direction = [{name: next(values) for name in term.figures} for _ in range(term.directions)]
+        for name in term.figures:
+            if name == "perplexity" and term.directions == 2:
+                there, back = ("image_to_text", "text_to_image") if term.name.endswith("image") else ("text_to_image", "image_to_text")
+                held[f"perplexity/cross/{there}"], held[f"perplexity/cross/{back}"] = (figure[name] for figure in by_direction)
+            elif name == "accuracy":
+                held[f"accuracy/{term.name}"] = by_direction[0][name]
+            else:
+                held[f"{name}/{term.name}"] = torch.stack([figure[name] for figure in by_direction]).mean()
+    return held
+
+
+@lru_cache
+def _say(what: str) -> None:
+    """Log something once."""
+    logger.info(what)
