@@ -62,6 +62,19 @@ class _Gather(torch.autograd.Function):
         return mine, None
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; in backward each rank receives everyone's gradient of it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.total(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.ranks.total(grads[0]), None
+
+
 @dataclass(frozen=True)
 class Ranks:
     """The processes that train together. `Ranks.alone()` is the same thing with one member.
@@ -181,6 +194,12 @@ class Ranks:
             with self.clock.at(TALK):
                 dist.all_reduce(value, group=self.group)
         return value
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over ranks; gradients return to everyone who had a part in it."""
+        if self.size == 1:
+            return values
+        return _Sum.apply(values, self)  # type: ignore[no-any-return,no-untyped-call]
 
     def average(self, value: Tensor) -> Tensor:
         """The mean over ranks, without gradient: turns everyone's share from `mean` into the global value."""

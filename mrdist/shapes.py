@@ -185,6 +185,10 @@ class TripletBatch:
         """The same rows on another device."""
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self.tensors().items()})
 
+    def rows(self, which: slice) -> TripletBatch:
+        """Some of the rows; tensors are views."""
+        return replace(self, **{f.name: getattr(self, f.name)[which] for f in fields(self)})
+
     def tensors(self) -> dict[str, Any]:
         """The tensor fields by name, in order."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("ids", "categories")}

@@ -103,6 +103,4 @@ def tiny_triplets(rows: int = 8, *, width: int = 6, points: int = 16, seed: int 
 def share(batch: TripletBatch, ranks: Ranks) -> TripletBatch:
     """My rows of a global batch."""
     rows = len(batch) // ranks.size
-    mine = slice(ranks.rank * rows, (ranks.rank + 1) * rows)
-    tensors = {name: value[mine] for name, value in batch.tensors().items()}
-    return TripletBatch(**tensors, ids=batch.ids[mine], categories=batch.categories[mine])
+    return batch.rows(slice(ranks.rank * rows, (ranks.rank + 1) * rows))

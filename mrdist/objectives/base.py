@@ -43,9 +43,24 @@ class Objective(nn.Module, Generic[Batch]):
 
     student: nn.Module
 
-    def forward(self, batch: Batch, ranks: Ranks) -> Loss:
-        """The loss of my rows, compared with everyone's."""
+    def embed(self, batch: Batch) -> Tensor:
+        """What the student makes of my rows, [b, E]; no row sees another, so any part of the batch may be embedded alone.
+
+        Chance belongs to a row (`mrdist.students.chance`) or is torch's own, which can be put back; not a generator kept elsewhere.
+        """
         raise NotImplementedError
+
+    def compare(self, embedding: Tensor, batch: Batch, ranks: Ranks) -> Loss:
+        """The loss of my rows, compared with everyone's.
+
+        Args:
+            embedding: [b, E], what `embed` made of `batch`.
+        """
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, ranks: Ranks) -> Loss:
+        """The loss of my rows of a global batch. Where rows cannot be embedded apart, this alone is overridden, and chunks are refused."""
+        return self.compare(self.embed(batch), batch, ranks)
 
     def after_step(self, ranks: Ranks, step: int) -> None:
         """What is not a gradient: a teacher that follows, a codebook, a schedule. Called on every rank."""

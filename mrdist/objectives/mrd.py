@@ -20,8 +20,9 @@ from mrdist.objectives.base import Loss, Objective
 from mrdist.objectives.parts.scale import Scale
 from mrdist.objectives.parts.weights import Fixed, Share, Softmax, Uncertainty, Weights
 from mrdist.ranks import Ranks
+from mrdist.relation.asked import CROSS, INTRA, Relations
 from mrdist.relation.definition import REPRESENTATIONS, Modality, Related, Relation, related
-from mrdist.relation.terms import CROSS, INTRA, Relations, Terms, Tiling, relation_terms
+from mrdist.relation.terms import Terms, Tiling, relation_terms
 from mrdist.shapes import TripletBatch
 from mrdist.students.base import Student
 

@@ -21,53 +21,18 @@ from torch.nn.functional import normalize
 
 from mrdist.errors import RecipeError
 from mrdist.ranks import Ranks
+from mrdist.relation.asked import NONE, Asked, Relations, asked
 from mrdist.relation.bodies import backend
-from mrdist.relation.careful import CarefulDivergence
-from mrdist.relation.definition import REPRESENTATIONS
-from mrdist.relation.differences import Difference
 from mrdist.relation.field import Problem
-from mrdist.relation.quick import Contrast, Jeffrey, Kullback
+from mrdist.relation.moments import Squared
 from mrdist.relation.schedule import Layout, choose, even
-from mrdist.relation.term import Product, Term
+from mrdist.relation.term import Term
 from mrdist.relation.tiled import Streamed
 
 logger = logging.getLogger(__name__)
 
-INTRA = ("both", "image", "text", "none")
-CROSS = ("both", "point_for_image", "point_for_text", "none")
-
 Scale: TypeAlias = float | Tensor
 """1 / temperature: a number, or a tensor of one number that may be learnt."""
-
-
-@dataclass(frozen=True)
-class Relations:
-    """Which relations are distilled, and how two are compared."""
-
-    intra: str = "both"  # among shapes, drawn to those of: both | image | text | none
-    cross: str = "both"  # between modalities, with points in place of: both | point_for_image | point_for_text | none
-    representation: str = "similarity"  # what a relation is: similarity | distance | cosine
-    divergence: str = "jeffrey"  # of similarities: jeffrey | kl | js; of distances and cosines: l1 | l2 | huber
-    diagonal: bool = False  # whether a shape relates to itself in intra-relations
-
-    def check(self) -> None:
-        """Refuse names that do not exist.
-
-        Raises:
-            RecipeError: which one, and what there is.
-        """
-        for key, allowed in (
-            ("intra", INTRA),
-            ("cross", CROSS),
-            ("representation", tuple(REPRESENTATIONS)),
-            ("divergence", REPRESENTATIONS.get(self.representation, ())),
-        ):
-            if getattr(self, key) not in allowed:
-                raise RecipeError(what=key, got=repr(getattr(self, key)), wanted=f"one of {', '.join(allowed)}", try_=f"{key}={allowed[0]}")
-
-
-NONE = Relations(intra="none", cross="none")
-"""Contrast alone."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +67,7 @@ def relation_terms(
     intra_scale: Scale | tuple[Scale, Scale] = 10.0,
     cross_scale: Scale | tuple[Scale, Scale] = 20.0,
     share: Tensor | None = None,
+    bias: Scale | None = None,
     has_image: Tensor | None = None,
     has_text: Tensor | None = None,
     ranks: Ranks | None = None,
@@ -121,6 +87,7 @@ def relation_terms(
         intra_scale: 1 / τ_ψ of student and teacher; or of each.
         cross_scale: 1 / τ_φ, likewise.
         share: [1] or 0-dim, within 0..1: mixes both teachers' intra-relations into one, this much of the images'.
+        bias: β of a sigmoid contrast (SigLIP; starts at about −10, with `scale` at about 10); None: the softmax contrast.
         has_image: [b] bool, which of my rows have an image; None: all. What an absent row holds does not matter.
         has_text: [b] bool, likewise.
         ranks: the processes whose rows make up the batch, as many on each; None: this one alone.
@@ -138,8 +105,8 @@ def relation_terms(
     relations.check()
     held = {name: rows for name, rows in (("points", points), ("image", image), ("text", text)) if rows is not None}
     _fits(held, relations, share)
-    terms = _terms(tuple((name, k) for k, name in enumerate(held)), relations, mixed=share is not None)
-    scalars = _scalars(scale, intra_scale, cross_scale, share, like=points)
+    terms = asked(tuple(held), relations, mixed=share is not None, sigmoid=bias is not None)
+    scalars = _scalars(scale, intra_scale, cross_scale, share, bias, like=points)
     wide = torch.promote_types(points.dtype, torch.float32)
     operands = {"input": points.dtype, "float32": wide, "bfloat16": torch.bfloat16}[tiling.operands]
     features = [normalize(rows.to(wide), dim=-1).to(operands) for rows in held.values()]
@@ -148,25 +115,41 @@ def relation_terms(
     mode = choose(tiling.mode, rows=rows, width=width, bytes_each=operands.itemsize, size=ranks.size)
     _say(f"relations of {rows * ranks.size} rows on {ranks.size} ranks: mode {mode.name} ({mode.why})")
     problem = Problem(
-        terms=terms,
+        terms=tuple(term for term in terms if isinstance(term, Term)),
         layout=Layout(mode.name, ranks.rank, ranks.size, mode.files),
         ranks=ranks,
         block=even(rows, tiling.block or (4096 if points.is_cuda else 512)),
         backend=backend(tiling.backend, tiling.compile, points.device, pairs=rows * rows * ranks.size),
         flags=flags,
-        counts=counts,
+        counts=counts[[isinstance(term, Term) for term in terms] + [False] * len(held)],
         scalars=len(scalars),
     )
     # Cosines in bfloat16 at temperature 0.01 are off by 0.2 nats: no autocast in here.
     with torch.autocast(points.device.type, enabled=False):
-        values, figures = Streamed.apply(problem, *scalars, *features)  # type: ignore[no-untyped-call]
+        streamed, figures = Streamed.apply(problem, *scalars, *features)  # type: ignore[no-untyped-call]
+        squared = {
+            term.name: term.value([f.to(wide) for f in features], flags, scalars, ranks) for term in terms if isinstance(term, Squared)
+        }
+    values = {term.name: value for term, value in zip(problem.terms, streamed, strict=True)} | {name: v for name, (v, _) in squared.items()}
+    named = _named(problem.terms, figures) | {f"reference/{name}": r for name, (_, r) in squared.items()}
     shares = {
         f"present/{name}": n / (rows * ranks.size)
         for name, n in zip(held, counts[-len(held) :, 0].to(wide), strict=True)
         if name != "points"
     }
     present = (counts[: len(terms)] > 0).all(1)
-    return Terms(values, tuple(term.name for term in terms), present, _named(terms, figures) | shares)
+    names = tuple(term.name for term in terms)
+    return Terms(torch.stack([values[name] for name in names]), names, present, named | shares)
+
+
+def contrastive(
+    a: Tensor, b: Tensor, *, scale: Scale, bias: Scale | None = None, ranks: Ranks | None = None, tiling: Tiling | None = None
+) -> Tensor:
+    """The symmetric contrast of two towers alone, 0-dim: the loss of CLIP, or with `bias` that of SigLIP. Both towers get gradients.
+
+    Args and Raises: as `relation_terms`, with `a` [b, d] in place of points and `b` [b, d] of image.
+    """
+    return relation_terms(a, b, scale=scale, bias=bias, ranks=ranks, tiling=tiling).values[0]
 
 
 def _fits(held: dict[str, Tensor], relations: Relations, share: Tensor | None) -> None:
@@ -193,59 +176,21 @@ def _fits(held: dict[str, Tensor], relations: Relations, share: Tensor | None) -
 
 
 def _scalars(
-    scale: Scale, intra: Scale | tuple[Scale, Scale], cross: Scale | tuple[Scale, Scale], share: Tensor | None, like: Tensor
+    scale: Scale,
+    intra: Scale | tuple[Scale, Scale],
+    cross: Scale | tuple[Scale, Scale],
+    share: Tensor | None,
+    bias: Scale | None,
+    like: Tensor,
 ) -> list[Tensor]:
-    """scale, intra scales of student and teacher, cross scales of both, and the share if there is one: in the order of `_terms`."""
+    """In the order of their places (`asked`); 0 where there is none."""
     pairs = [given if isinstance(given, tuple) else (given, given) for given in (intra, cross)]
-    given = [scale, *pairs[0], *pairs[1], *([] if share is None else [share])]
+    given = [scale, *pairs[0], *pairs[1], 0.0 if share is None else share, 0.0 if bias is None else bias]
     wide = torch.promote_types(like.dtype, torch.float32)
     return [torch.as_tensor(value, dtype=wide, device=like.device) for value in given]
 
 
-@lru_cache
-def _terms(places: tuple[tuple[str, int], ...], relations: Relations, *, mixed: bool) -> tuple[Term, ...]:
-    """The terms, in the order in which they are given back. A term's numbers are places among the modalities and the scalars."""
-    at = dict(places)
-    alone, names = {name: (k,) for name, k in places}, [name for name in ("image", "text") if name in at]
-    held: list[Term] = [Contrast(f"align/{name}", (0, at[name]), alone[name], alone[name], 0) for name in names]
-    if mixed:
-        both = at["image"], at["text"]
-        held.append(_compared(relations, "intra/mixture", (0, 0), tuple((k, k) for k in both), both, both, (1, 2), relations.diagonal, 5))
-    else:
-        for name in names:
-            if relations.intra in ("both", name):
-                k = at[name]
-                held.append(_compared(relations, f"intra/{name}", (0, 0), ((k, k),), (k,), (k,), (1, 2), relations.diagonal))
-    for name, other in (("image", "text"), ("text", "image")):
-        if relations.cross in ("both", f"point_for_{name}"):
-            k, to = at[name], at[other]
-            # Points stand in place of `name`: shapes without it have no teacher row.
-            held.append(_compared(relations, f"cross/point_for_{name}", (0, to), ((k, to),), (k,), (to,), (3, 4), True))
-    return tuple(held)
-
-
-def _compared(
-    relations: Relations,
-    name: str,
-    student: Product,
-    teachers: tuple[Product, ...],
-    rows: tuple[int, ...],
-    columns: tuple[int, ...],
-    scales: tuple[int, int],
-    own_too: bool,
-    share: int | None = None,
-) -> Term:
-    """One relation term in the form that suits its divergence."""
-    if relations.representation != "similarity":
-        distance = relations.representation == "distance"
-        return Difference(name, student, rows, columns, teachers, own_too, relations.divergence, distance, share)
-    if share is None and relations.divergence in ("jeffrey", "kl"):
-        form = Jeffrey if relations.divergence == "jeffrey" else Kullback
-        return form(name, student, rows, columns, teachers[0], *scales, own_too)
-    return CarefulDivergence(name, student, rows, columns, teachers, *scales, own_too, relations.divergence, share)
-
-
-def _present(terms: Sequence[Term], held: dict[str, Tensor], has: dict[str, Tensor | None], ranks: Ranks) -> tuple[Tensor | None, Tensor]:
+def _present(terms: Sequence[Asked], held: dict[str, Tensor], has: dict[str, Tensor | None], ranks: Ranks) -> tuple[Tensor | None, Tensor]:
     """Flags [modalities, b], None where nobody lacks anything; and how many rows of all ranks count, [terms + modalities, 2]."""
     points = held["points"]
     flags = torch.ones(len(held), len(points), dtype=torch.float64, device=points.device)

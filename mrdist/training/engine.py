@@ -18,6 +18,7 @@ from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe
 from mrdist.training.ema import Average
 from mrdist.training.optim import adamw, rate, set_rate, shape_of
+from mrdist.training.two_pass import check_chunk, in_chunks
 
 Make = Callable[[], Objective[Any]]
 """Builds the objective from the recipe's seed: the same on every rank, as often as it is called."""
@@ -30,7 +31,7 @@ class Engine(ABC):
     """Forward, backward, clip, step. What is common lives here; where tensors live is said by each kind.
 
     There is no gradient accumulation, on purpose: a relation is as wide as what is compared together, so two
-    half batches train another method than one whole batch.
+    half batches train another method than one whole batch. Where memory is short, `chunk` embeds in parts (`two_pass`).
 
     A parameter that received no gradient has gradient zero: it decays and its moments fade. (torch's AdamW would skip it, ZeRO's
     cannot; all engines do the same.)
@@ -203,9 +204,11 @@ class PlainConfig(Part):
 
     kind: str = "plain"
     precision: str = "fp32"  # fp32 | bf16 | fp64
+    chunk: int = 0  # rows per rank embedded at once: memory and time, not the loss; 0 = all
 
     def check(self, recipe: Recipe) -> None:
         check_precision(self.kind, self.precision, ("fp32", "bf16", "fp64"))
+        check_chunk(self.chunk)
 
     def build(self, make: Make, recipe: Recipe, ranks: Ranks, device: torch.device) -> Engine:
         return PlainEngine(self, make, recipe, ranks, device)
@@ -216,6 +219,7 @@ class PlainEngine(Engine):
 
     def __init__(self, config: PlainConfig, make: Make, recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
         objective = make().to(device, torch.float64) if config.precision == "fp64" else make().to(device)
+        self._module = in_chunks(objective, config.chunk)
         self._autocast = config.precision == "bf16"
         self._optimizer = adamw(objective, recipe.optim, fused=device.type == "cuda")
         super().__init__(objective, recipe, ranks, device)
@@ -237,7 +241,7 @@ class PlainEngine(Engine):
 
     def _forward(self, batch: Any) -> Loss:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            loss: Loss = self.objective(batch, self.ranks)
+            loss: Loss = self._module(batch, self.ranks)
         return loss
 
     def _step(self, total: Tensor) -> float:

@@ -21,6 +21,7 @@ from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe
 from mrdist.training.engine import MOMENTS, Engine, Make, check_precision
 from mrdist.training.optim import adamw
+from mrdist.training.two_pass import check_chunk, in_chunks
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ZeroConfig(Part):
     kind: str = "zero"
     stage: int = 2  # 0..3
     precision: str = "fp32"  # fp32 | bf16
+    chunk: int = 0  # rows per rank embedded at once: memory and time, not the loss; 0 = all
     communication: str = "fp32"  # fp32 | bf16: how gradients (and at stage 3 weights) of linear layers travel; bf16 needs precision=bf16
     offload: str = "none"  # none | cpu: where optimiser states live
     build_sharded: bool = False  # stage 3: no rank but the first ever holds the whole objective, not even while building it
@@ -48,6 +50,7 @@ class ZeroConfig(Part):
 
     def check(self, recipe: Recipe) -> None:
         check_precision(self.kind, self.precision, ("fp32", "bf16"))
+        check_chunk(self.chunk)
         if not 0 <= self.stage <= 3:
             raise RecipeError(what="engine.stage", got=self.stage, wanted="0, 1, 2 or 3", try_="engine.stage=2")
         if self.offload not in ("none", "cpu"):
@@ -152,7 +155,8 @@ class ZeroEngine(Engine):
         chosen = settings(config, recipe, ranks)
         objective = self._sharded(make, ranks, chosen) if config.build_sharded else make()
         self._optimizer = adamw(objective, recipe.optim, fused=device.type == "cuda" and config.offload == "none")
-        self._engine, *_ = self._deepspeed.initialize(model=objective, optimizer=self._optimizer, config=chosen)
+        module = in_chunks(objective, config.chunk)
+        self._engine, *_ = self._deepspeed.initialize(model=module, optimizer=self._optimizer, config=chosen)
         self._zero = self._engine.optimizer  # at stage 0 this is AdamW itself
         super().__init__(objective, recipe, ranks, device)
         self._begin_moments()
