@@ -77,7 +77,8 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
         watchers: list[Watcher] = [first_look(prepared)]
         if recipe.watch.evaluate_every:
             watchers.append(Evaluator(recipe.watch.evaluate_every, validate, best="val/top1"))
-        run = train_run(Run.open(recipe, folder, ranks, loader, width=prepared.store.width, watchers=watchers))
+        store = prepared.store
+        run = train_run(Run.open(recipe, folder, ranks, loader, width=store.width, watchers=watchers, store=store))
         if run.asked_to_stop and not run.finished:
             return STOPPED
         conclude(folder, recipe, prepared, ranks, screen)
@@ -103,7 +104,7 @@ def first_look(prepared: Prepared, shapes: int = 4) -> FirstLook:
 
 
 def conclude(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks, screen: Screen) -> None:
-    """Measure the best student, export it, and say what to type next."""
+    """Measure the best student, export it, mark the run as done, and say what to type next."""
     from mrdist.evaluation import report
 
     encoder = trained(folder, recipe, prepared, ranks)
@@ -112,6 +113,7 @@ def conclude(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks, scr
         report.write(found, folder)
         relations(encoder, prepared, recipe.evaluate.splits[0], folder / "relations.png")
         encoder.save(folder / "export", teacher_folder=getattr(prepared.teacher, "folder", None))
+        (folder / "done").touch()
         print(report.table(found, contract=False))
         print(f"{folder}\nnext: mrdist embed {folder} FILE... up=y · tensorboard --logdir {folder / 'board'}")
     ranks.wait()

@@ -162,6 +162,15 @@ class TripletStore:
         xyz, rgb = (part.tensors.rows(name, k, k + 1)[0] for name in ("xyz", "rgb"))
         return Row(xyz, rgb, part.embeddings("image", k), part.embeddings("text", k))
 
+    def taught(self, row: int) -> tuple[Half, Half]:
+        """What the teacher says of row `row`, image [V, E] and text [T, E], without reading its points.
+
+        Raises:
+            DataError, IndexError: as `row`.
+        """
+        part, k = self._place(row)
+        return part.embeddings("image", k), part.embeddings("text", k)
+
     def id(self, row: int) -> str:
         """The id of the shape in row `row`."""
         at = self._index["ids_at"]

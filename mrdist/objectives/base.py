@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,12 @@ class Objective(nn.Module, Generic[Batch]):
     """What the teacher must supply: a subset of {"image", "text", "caption tokens"}."""
 
     student: nn.Module
+
+    def study(self, store: Any, ranks: Ranks, device: torch.device) -> None:
+        """Take along from the store that the run trains on what no batch tells. Called once on every rank, before the first step.
+
+        What is kept is no part of a checkpoint: a resumed run studies again.
+        """
 
     def embed(self, batch: Batch) -> Tensor:
         """What the student makes of my rows, [b, E]; no row sees another, so any part of the batch may be embedded alone.

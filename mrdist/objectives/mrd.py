@@ -18,10 +18,13 @@ from mrdist.errors import RecipeError
 from mrdist.kinds import Part
 from mrdist.objectives.base import Loss, Objective
 from mrdist.objectives.parts.scale import Scale
+from mrdist.objectives.parts.study import Store, bank_of, keys_of
 from mrdist.objectives.parts.weights import Fixed, Share, Softmax, Uncertainty, Weights
 from mrdist.ranks import Ranks
 from mrdist.relation.asked import CROSS, INTRA, Relations
+from mrdist.relation.bank import FORMS, Bank, bank_terms
 from mrdist.relation.definition import REPRESENTATIONS, Modality, Related, Relation, related
+from mrdist.relation.queue import Queue
 from mrdist.relation.terms import Terms, Tiling, relation_terms
 from mrdist.shapes import TripletBatch
 from mrdist.students.base import Student
@@ -50,6 +53,8 @@ class MRDConfig(Part):
     fixed: tuple[float, float, float] = (1.0, 1.0, 1.0)  # fixed: weights of intra/image, intra/text, cross
     relations: float = 1.0  # λ, of all relation terms together
     warmup: int = 100  # steps in which λ grows from 0
+    bank: float = 0.0  # (ours) weight of terms against all shapes of the training split (`relation.bank`); 0 = none
+    queue: int = 0  # (ours) rows of earlier batches that are further columns of intra-relations (`relation.queue`)
     tiling: Tiling = field(default_factory=Tiling)  # how the terms are computed; changes no result
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "text"})
@@ -76,6 +81,15 @@ class MRDConfig(Part):
                 raise RecipeError(what=f"objective.{key}", got=getattr(self, key), wanted="more than 0", try_=f"objective.{key}=0.1")
         if not 0 < self.floor < 0.5:
             raise RecipeError(what="objective.floor", got=self.floor, wanted="between 0 and 0.5", try_="objective.floor=0.1")
+        for key in ("bank", "queue"):
+            if getattr(self, key) < 0:
+                raise RecipeError(what=f"objective.{key}", got=getattr(self, key), wanted="0 (none) or more", try_=f"objective.{key}=0")
+        if self.bank and self.divergence not in FORMS:
+            wanted = f"one of {', '.join(FORMS)}, where there is a bank"
+            raise RecipeError(what="objective.divergence", got=self.divergence, wanted=wanted, try_="objective.bank=0")
+        if self.queue and self.intra == "none":
+            wanted = "intra-relations, where there is a queue of columns for them"
+            raise RecipeError(what="objective.intra", got=self.intra, wanted=wanted, try_="objective.queue=0")
 
     def build(self, student: Student) -> MRD:
         """The objective around a student.
@@ -88,11 +102,11 @@ class MRDConfig(Part):
 
 
 class MRD(Objective[TripletBatch]):
-    """align + λ Σ_k w_k L_k, k over intra/image, intra/text (or their mixture) and cross.
+    """align + λ Σ_k w_k L_k, k over intra/image, intra/text (or their mixture) and cross; and `bank` times the terms of a bank.
 
-    All that follows the student is float32, or float64 if the student is. Terms are named "align/..", "intra/..", "cross/.."; figures
-    "reference/.." (what an ignorant student would pay), "weight/..", "perplexity/.." (of teacher rows), "accuracy/..", "temperature/..",
-    "present/..".
+    All that follows the student is float32, or float64 if the student is. Terms are named "align/..", "intra/..", "cross/..", "bank/..";
+    figures "reference/.." (what an ignorant student would pay), "weight/..", "perplexity/.." (of teacher rows), "accuracy/..",
+    "temperature/..", "present/..".
     """
 
     needs = MRDConfig.needs
@@ -106,6 +120,24 @@ class MRD(Objective[TripletBatch]):
         self.weights = _weights(config, tuple(self.groups))
         self.share = Share(config.floor) if config.weighting == "mixture" and "intra" in self.groups else None
         self.strength = config.relations
+        self._bank: Bank | None = None
+        self._newest: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None = None  # rows of the step at hand, on their way to the queue
+        for name, held in Queue.empty(config.queue, student.width)._asdict().items() if config.queue else ():
+            self.register_buffer(f"queue_{name}", held)
+
+    def study(self, store: Store, ranks: Ranks, device: torch.device) -> None:
+        """Read the bank, if there is to be one."""
+        if self.config.bank:
+            self._bank = bank_of(store, "train", ranks, device)
+
+    def after_step(self, ranks: Ranks, step: int) -> None:
+        """Let the rows of this step into the queue."""
+        queue, newest, self._newest = self._queue(), self._newest, None
+        if queue is not None and newest is not None:
+            queue.push(*newest, ranks)
+
+    def _queue(self) -> Queue | None:
+        return Queue(*(self.get_buffer(f"queue_{name}") for name in Queue._fields)) if self.config.queue else None
 
     def at_step(self, step: int, steps: int) -> None:
         """Warm λ up: relations of a random geometry teach nothing."""
@@ -142,6 +174,7 @@ class MRD(Objective[TripletBatch]):
             intra_scale=1 / options.intra_temperature,
             cross_scale=1 / options.cross_temperature,
             share=share,
+            queue=self._queue(),
             has_image=batch.has_image,
             has_text=batch.has_text,
             ranks=ranks,
@@ -150,6 +183,12 @@ class MRD(Objective[TripletBatch]):
         terms = dict(zip(held.names, held.values.unbind(), strict=True))
         total = terms["align/image"] + terms["align/text"]
         figures = held.figures | {"temperature/align": 1 / scale.detach()[0]}
+        if options.queue:
+            self._newest = (embedding.detach(), batch.image, batch.text, batch.has_image, batch.has_text)
+        if options.bank:
+            beyond = self._against_bank(embedding, batch, scale, ranks)
+            terms |= dict(zip(beyond.names, beyond.values.unbind(), strict=True))
+            total, figures = total + options.bank * beyond.values.sum(), figures | beyond.figures
         if self.weights is not None:
             weighted = self.weights(*self._grouped(held), ranks)
             total = total + self.strength * weighted.total
@@ -159,6 +198,34 @@ class MRD(Objective[TripletBatch]):
                 figures["weight/mixture"] = share.detach()[0]
         # Nothing here is a rank's own share: all of it is global already.
         return Loss(total, {name: value.detach() for name, value in terms.items()}, figures)
+
+    def _against_bank(self, embedding: Tensor, batch: TripletBatch, scale: Tensor, ranks: Ranks) -> Terms:
+        """The row terms against all shapes.
+
+        Raises:
+            RecipeError: nobody has called `study`, or the batch does not say which shapes it shows.
+        """
+        if self._bank is None or len(batch.ids) != len(batch):
+            got = "no bank to meet" if self._bank is None else "a batch without ids"
+            raise RecipeError(
+                what="objective.bank", got=got, wanted="`study` called with the store, and batches of it", try_="objective.bank=0"
+            )
+        options = self.config
+        return bank_terms(
+            embedding,
+            batch.image,
+            batch.text,
+            keys_of(batch.ids, embedding.device),
+            self._bank,
+            scale=scale,
+            cross_scale=1 / options.cross_temperature,
+            cross=options.cross,
+            divergence=options.divergence,
+            has_image=batch.has_image,
+            has_text=batch.has_text,
+            ranks=ranks,
+            tiling=options.tiling,
+        )
 
     def _grouped(self, held: Terms) -> tuple[Tensor, Tensor]:
         """One number per weight, and whether this batch has anything to say about it."""

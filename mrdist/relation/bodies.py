@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mrdist.errors import RecipeError
+from mrdist.relation import kernels
 from mrdist.relation.term import Product, Side, Slopes, Sums, Term, Tile, Wanted
 
 
@@ -38,7 +39,7 @@ class Eager(Backend):
     """Plain torch, operation by operation."""
 
     def sums(self, tile: Tile, meant: Sequence[Meant], sweep: int, *, both: bool) -> list[Sums]:
-        return [m.term.sums(tile, sweep, m.rows, m.columns, both=both or not m.term.symmetric) for m in meant]
+        return [m.term.sums(tile, sweep, m.rows, m.columns, both=both or m.term.directions == 2) for m in meant]
 
     def slopes(self, tile: Tile, meant: Sequence[Meant], wanted: Wanted) -> Slopes:
         whole = Slopes({}, {})
@@ -110,11 +111,11 @@ COMPILE_PAYS = 1 << 26
 """Pairs per rank from which compiled tiles repay, within some steps, the time that compiling takes on a CPU."""
 
 
-def backend(name: str, compiled: str, device: torch.device, *, pairs: int) -> Backend:
+def backend(name: str, compiled: str, device: torch.device, operands: torch.dtype, *, pairs: int) -> Backend:
     """What computes tiles.
 
     Args:
-        name: auto | torch | triton; auto takes Triton's kernels on a GPU that can run them.
+        name: auto | torch | triton; auto takes Triton's kernels for half-precision operands on a GPU that can run them.
         compiled: auto | never | always; auto compiles on a GPU, and on a CPU where a rank has many pairs.
         pairs: rows of mine times columns of all.
 
@@ -124,6 +125,18 @@ def backend(name: str, compiled: str, device: torch.device, *, pairs: int) -> Ba
     for what, got, allowed in (("backend", name, ("auto", "torch", "triton")), ("compile", compiled, ("auto", "never", "always"))):
         if got not in allowed:
             raise RecipeError(what=f"relation {what}", got=repr(got), wanted=f"one of {', '.join(allowed)}", try_=f"{what}=auto")
-    if compiled == "always" or (compiled == "auto" and (device.type == "cuda" or pairs >= COMPILE_PAYS)):
-        return Compiled()
-    return Eager()
+    compiles = compiled == "always" or (compiled == "auto" and (device.type == "cuda" or pairs >= COMPILE_PAYS))
+    plain = Compiled() if compiles else Eager()
+    able = kernels.available(device)
+    if name == "triton" and not able:
+        raise RecipeError(
+            what="relation backend",
+            got=f"triton on {device.type}",
+            wanted="an NVIDIA GPU of compute capability 8.0 or more, and triton installed",
+            try_="backend=auto",
+        )
+    if name == "triton" or (name == "auto" and able and operands.itemsize == 2):
+        from mrdist.relation.fused import Fused
+
+        return Fused(plain)
+    return plain

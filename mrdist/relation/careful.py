@@ -110,8 +110,9 @@ class CarefulContrast(Term):
 
     def slopes(self, tile: Tile, rows: Tensor, columns: Tensor, wanted: Wanted) -> Slopes:
         a = self._logits(tile)
-        slope = (a - rows[0][:, None]).exp() * rows[1][:, None] + (a - columns[0]).exp() * columns[1]
-        if tile.apart is not None:
+        # Nothing is likelier than 1, but by rounding; and what is no row has no normaliser: without a bound 0 times it could be nan.
+        slope = (a - rows[0][:, None]).clamp(max=0).exp() * rows[1][:, None] + (a - columns[0]).clamp(max=0).exp() * columns[1]
+        if tile.apart is not None and not self.one_way:
             slope = tile.less_own(slope, rows[2] + columns[2])
         return Slopes({self.student: tile.scalars[self.scale] * slope}, {})
 
@@ -216,7 +217,7 @@ class CarefulDivergence(Term):
         logits, count = self._logits(tile), 1 + len(self.teachers)
         slopes = [torch.zeros_like(logits[0]) for _ in logits]
         for known in (rows[:, :, None], columns[:, None, :]):
-            logps = [a - k for a, k in zip(logits, known, strict=False)]
+            logps = [(a - k).clamp(max=0) for a, k in zip(logits, known, strict=False)]  # as above
             weight, by_student, *by_teacher = known[count:]
             taught, parts = self._taught(tile, logps[1:])
             held = INTEGRANDS[self.divergence](logps[0], taught)

@@ -15,6 +15,9 @@ from mrdist.relation.schedule import Block, Layout, blocks
 from mrdist.relation.term import Product, Seen, Side, Term, Tile
 from mrdist.relation.travel import Board, Held, Travel
 
+NOBODY = -1
+"""The owner of columns that are no rows of this batch: they get no sums and no gradient."""
+
 
 class Problem(NamedTuple):
     """What stays the same while a batch is compared."""
@@ -27,6 +30,8 @@ class Problem(NamedTuple):
     flags: Tensor | None  # [modalities, b]: 1 where a row has that modality; None where everyone has everything
     counts: Tensor  # [terms, 2] float64: rows that count in each direction, on all ranks
     scalars: int  # how many of the inputs are scalars; the others are features
+    operands: torch.dtype  # what features are rounded to before they travel and are multiplied
+    queue: Side | None = None  # more columns within each modality, the same on every rank (`queue`)
 
 
 class Slot(NamedTuple):
@@ -53,13 +58,22 @@ class Field:
 
     def __init__(self, problem: Problem, scalars: Sequence[Tensor], features: Sequence[Tensor]) -> None:
         self.problem = problem
-        self.wide = torch.promote_types(features[0].dtype, torch.float32)
+        self.wide = features[0].dtype  # of cosines, and all that follows of them in a tile
         self.scalars = tuple(s.detach().reshape(()).to(self.wide) for s in scalars)
-        self.mine = tuple(rows.detach() for rows in features)
+        self.mine = tuple(rows.detach().to(problem.operands) for rows in features)
         self.travel = Travel(problem.layout, problem.ranks, self.mine)
         self.slots = [Slot(t, d) for t, term in enumerate(problem.terms) for d in range(term.directions)]
         self.sums: list[list[Tensor]] = []  # per sweep, per slot: [k, b] float64
-        self._own = {product: self._products(product) for product in dict.fromkeys(p for term in problem.terms for p in term.own)}
+        asked = dict.fromkeys(product for term in problem.terms for product in term.own)
+        self._own = {product: self._products(self.mine, product) for product in asked}
+        self.queue = None if problem.queue is None else self._completed(problem.queue)
+
+    def _completed(self, queue: Side) -> Side:
+        """A queue with all that tiles ask of columns."""
+        own = {product: self._products(queue.features, product).to(self.wide) for product in self._own}
+        # Tiles mask both their sides or none.
+        flags = None if queue.flags is None or self.problem.flags is None else queue.flags.to(self.wide)
+        return Side(queue.features, flags, own)
 
     def restart(self, terms: Sequence[Term]) -> None:
         """Begin again with other forms of the same terms."""
@@ -73,24 +87,25 @@ class Field:
         """An empty [0, b] in float64: how sums are held."""
         return self.mine[0].new_empty(0, len(self.mine[0]), dtype=torch.float64)
 
-    def _products(self, product: Product) -> Tensor:
+    def _products(self, features: Sequence[Tensor], product: Product) -> Tensor:
         """[b] float64: each row's two modalities multiplied, some rows at a time."""
-        x, y = product
-        parts = blocks(0, len(self.mine[x]), self.problem.block)
-        return torch.cat([(self.mine[x][p.start : p.stop].double() * self.mine[y][p.start : p.stop]).sum(-1) for p in parts])
+        x, y = (features[k] for k in product)
+        return torch.cat([(x[p.start : p.stop].double() * y[p.start : p.stop]).sum(-1) for p in blocks(0, len(x), self.problem.block)])
 
     def seen(self, slot: Slot) -> Seen:
         """What my rows know so far, in one direction of one term."""
         term, flags, counts = self.term(slot), self.problem.flags, self.problem.counts[slot.term]
         here = counts.new_ones(len(self.mine[0])) if flags is None else flags[list(term.needs(slot.direction))].prod(0).double()
-        place = self.slots.index(slot)
+        place, columns = self.slots.index(slot), counts[1 - slot.direction] - int(term.excludes_own)
+        if self.queue is not None and term.symmetric:
+            columns = columns + _count(self.queue, term.columns)
         return Seen(
             sums=tuple(sweep[place] for sweep in self.sums),
             scalars=tuple(s.double() for s in self.scalars),
             own=self._own.get(term.student, torch.zeros_like(here)),
             here=here,
             rows=counts[slot.direction].clamp(min=1),
-            columns=(counts[1 - slot.direction] - int(term.excludes_own)).clamp(min=0),
+            columns=columns.clamp(min=0),
             ranks=self.problem.ranks,
         )
 
@@ -115,14 +130,11 @@ class Field:
             boards: sums of columns that travel with them.
             back: also the mirrors of tiles of which (j, i) is another rank's, for gradients of modalities that are columns alone.
         """
-        flags = () if self.problem.flags is None else self.problem.flags
-        carried = [torch.stack([*flags, *self._own.values()])] if len(flags) or self._own else []
-        vectors = torch.cat([*carried, *known]).to(self.wide)
-        places = slices([len(flags), len(self._own), *(len(k) for k in known)])
+        vectors, places = self.packed(known)
         for station in self.travel.stations(vectors, boards):
             for i, j, both in self.problem.layout.meetings(len(self.mine[0]), self.problem.block, tuple(station.columns)):
-                rows, here = self._side(station.rows[i.owner], i, places)
-                columns, there = self._side(station.columns[j.owner], j, places)
+                rows, here = self.side(station.rows[i.owner], i, places)
+                columns, there = self.side(station.columns[j.owner], j, places)
                 alone = not both and i != j
                 apart = 1 - torch.eye(i.stop - i.start, dtype=self.wide, device=self.mine[0].device) if i == j else None
                 tile = Tile(rows, columns, self.scalars, apart=apart, counted=(1.0, 1.0 if both else 0.5))
@@ -130,8 +142,35 @@ class Field:
                 if both or (alone and back):
                     tile = tile.mirrored(counted=(0.0 if alone else 1.0, 0.0))
                     yield self._visit(tile, j, i, there, here, both=both, takes=(not alone, True), mirror=True)
+        yield from self._visits_of_queue(vectors, places)
 
-    def _side(self, held: Held, at: Block, places: Sequence[slice]) -> tuple[Side, list[Tensor]]:
+    def _visits_of_queue(self, vectors: Tensor, places: Sequence[slice]) -> Iterator[Visit]:
+        """My rows against all of the queue, in whatever mode the rest is: nothing has to travel."""
+        within = tuple(k for k, slot in enumerate(self.slots) if self.term(slot).symmetric)
+        if self.queue is None or not within:
+            return
+        for j in blocks(NOBODY, len(self.queue.features[0]), self.problem.block):
+            columns = _part(self.queue, slice(j.start, j.stop))
+            for i in blocks(self.problem.ranks.rank, len(self.mine[0]), self.problem.block):
+                rows, here = self.side(Held(self.mine, vectors), i, places)
+                meant = tuple(Meant(self.term(self.slots[k]), here[k], nothing(here[k], j)) for k in within)
+                yield Visit(Tile(rows, columns, self.scalars), i, j, meant, within, both=False, takes=(True, False))
+
+    def strange(self) -> tuple[Tensor, ...]:
+        """Features of columns that are no rows."""
+        return () if self.queue is None else self.queue.features
+
+    def untiled(self, coefficients: Sequence[Tensor]) -> dict[int, Tensor]:
+        """By modality: what pairs that are in no tile add to my rows' gradient, [b, d]; `coefficients` are per slot."""
+        return {}
+
+    def packed(self, known: Sequence[Tensor]) -> tuple[Tensor, list[slice]]:
+        """What travels with my rows, [k, b]: flags, products, and numbers by slot; and where each lies."""
+        flags = () if self.problem.flags is None else self.problem.flags
+        carried = [torch.stack([*flags, *self._own.values()])] if len(flags) or self._own else []
+        return torch.cat([*carried, *known]).to(self.wide), slices([len(flags), len(self._own), *(len(k) for k in known)])
+
+    def side(self, held: Held, at: Block, places: Sequence[slice]) -> tuple[Side, list[Tensor]]:
         """A block of somebody's rows, and their numbers by slot."""
         vectors = held.vectors[:, at.start : at.stop]
         flags, own, *known = (vectors[place] for place in places)
@@ -155,6 +194,23 @@ class Field:
         terms = [self.term(self.slots[k]) for k in places]
         meant = tuple(Meant(term, here[k], there[k + term.directions - 1]) for k, term in zip(places, terms, strict=True))
         return Visit(tile, i, j, meant, places, both, takes)
+
+
+def _part(side: Side, which: slice) -> Side:
+    """Some of its rows."""
+    flags = None if side.flags is None else side.flags[:, which]
+    return Side(tuple(f[which] for f in side.features), flags, {product: own[which] for product, own in side.own.items()})
+
+
+def _count(side: Side, modalities: Sequence[int]) -> Tensor | int:
+    """How many have all of these."""
+    here = side.has(modalities)
+    return len(side.features[0]) if here is None else here.sum(dtype=torch.float64)
+
+
+def nothing(of_rows: Tensor, columns: Block) -> Tensor:
+    """[k, n], what is known of columns that are no rows, where [k, m] is known `of_rows`."""
+    return of_rows.new_zeros(len(of_rows), columns.stop - columns.start)
 
 
 def slices(widths: Sequence[int]) -> list[slice]:

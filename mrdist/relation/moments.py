@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mrdist.ranks import Ranks
-from mrdist.relation.term import Product
+from mrdist.relation.term import Product, Side
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,15 @@ class Squared:
         """What a row must have, seen from a direction."""
         return self.columns if direction else self.rows
 
-    def value(self, features: Sequence[Tensor], flags: Tensor | None, scalars: Sequence[Tensor], ranks: Ranks) -> tuple[Tensor, Tensor]:
+    def value(
+        self, features: Sequence[Tensor], flags: Tensor | None, scalars: Sequence[Tensor], ranks: Ranks, queue: Side | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The term, differentiable, and what the teacher's mean everywhere would pay; 0-dim, global. Every rank calls.
 
         Args:
             features: per modality [b, d] unit rows.
             flags: [modalities, b], 1 where a row has that modality; None where everyone has everything.
+            queue: more columns within each modality, the same on every rank.
         """
         products = (self.student, *self.teachers)
         first = features[0].new_ones(()) if self.share is None else scalars[self.share].reshape(())
@@ -51,6 +54,12 @@ class Squared:
         sums = ranks.sum(torch.stack([side.sums() for side in mine]))  # [2, products, d]
         own = torch.stack([(features[x] * features[y]).sum(-1) for x, y in products])
         counts = ranks.total(torch.stack([here.sum(), there.sum(), (here * there).sum()]))
+        if queue is not None and self.student[0] == self.student[1]:
+            also = _mask(queue.features[0], queue.flags, self.columns).to(here.dtype)
+            old = _Side([queue.features[y].to(here.dtype) for _, y in products], also)
+            moments = torch.stack([moments[0], moments[1] + old.moments()])
+            sums = torch.stack([sums[0], sums[1] + old.sums()])
+            counts = torch.stack([counts[0], counts[1] + also.sum(), counts[2]])
         pairs = (counts[0] * counts[1] - (0 if self.own_too else counts[2])).clamp(min=1)
         every = torch.stack(factors)
         grams = (moments[0] * moments[1]).sum((-2, -1), dtype=torch.float64)  # [products, products]

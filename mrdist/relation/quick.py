@@ -44,14 +44,15 @@ class Contrast(Term):
         return 3 if sweep == 0 else 0
 
     def careful(self) -> Term:
-        return CarefulContrast(self.name, self.student, self.rows, self.columns, self.scale)
+        return CarefulContrast(self.name, self.student, self.rows, self.columns, self.scale, one_way=self.one_way)
 
     def sums(self, tile: Tile, sweep: int, rows: Tensor, columns: Tensor, *, both: bool) -> Sums:
         s = tile.cosines(self.student)
         x = tile.without_own(tile.power(self.student, self.scale))
         tie = TIE * torch.finfo(s.dtype).eps
         own, there = tile.rows.own[self.student], tile.columns.own[self.student]
-        beaten, stolen = (s > own[:, None] + tie).to(s.dtype), (s > there + tie).to(s.dtype)
+        # Equal to `own` in a batch; in a bank the own column is another picture of the shape, and no mistake.
+        beaten, stolen = tile.without_own((s > own[:, None] + tie).to(s.dtype)), (s > there + tie).to(s.dtype)
         moment = x * s
         return Sums(
             over_columns((x, moment, beaten), tile.columns.has(self.columns)),
@@ -78,9 +79,9 @@ class Contrast(Term):
         return {self.scale: (weight * (moment - seen.own * others) / self._mass(seen)).sum()}
 
     def slopes(self, tile: Tile, rows: Tensor, columns: Tensor, wanted: Wanted) -> Slopes:
-        slope = tile.power(self.student, self.scale) * (rows[0][:, None] + columns[0])
-        slope = tile.kept(tile.without_own(slope), self.rows, self.columns)
-        if tile.apart is not None:
+        slope = tile.kept(tile.without_own(tile.power(self.student, self.scale)), self.rows, self.columns)
+        slope = slope * (rows[0][:, None] + columns[0])
+        if tile.apart is not None and not self.one_way:
             slope = tile.less_own(slope, rows[1] + columns[1])
         return Slopes({self.student: tile.scalars[self.scale] * slope}, {})
 
@@ -138,6 +139,7 @@ class Divergence(Term):
             self.teacher_scale,
             self.own_too,
             self.divergence,
+            one_way=self.one_way,
         )
 
     def sums(self, tile: Tile, sweep: int, rows: Tensor, columns: Tensor, *, both: bool) -> Sums:
@@ -169,15 +171,19 @@ class Divergence(Term):
 
     def slopes(self, tile: Tile, rows: Tensor, columns: Tensor, wanted: Wanted) -> Slopes:
         c = tile.scalars[self.student_scale] * tile.cosines(self.student) - tile.scalars[self.teacher_scale] * tile.cosines(self.teacher)
-        at = At(tile.power(self.student, self.student_scale), tile.power(self.teacher, self.teacher_scale), c, rows, columns)
+        e, q = (
+            tile.kept(tile.power(product, place), self.rows, self.columns)
+            for product, place in ((self.student, self.student_scale), (self.teacher, self.teacher_scale))
+        )
+        # Before they meet coefficients: those are as large as what counts is small, and infinity times 0 is no number.
+        at = At(*((e, q) if self.own_too else (tile.without_own(e), tile.without_own(q))), c, rows, columns)
         out = Slopes({}, {})
         for product, place, slope in (
             (self.student, self.student_scale, self.by_student),
             (self.teacher, self.teacher_scale, self.by_teacher),
         ):
             if wanted.product(product) or place in wanted.scalars:
-                by_logit = slope(at) if self.own_too else tile.without_own(slope(at))
-                out.logits(tile, product, place, tile.kept(by_logit, self.rows, self.columns), wanted)
+                out.logits(tile, product, place, slope(at), wanted)
         return out
 
     @abstractmethod

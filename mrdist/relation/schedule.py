@@ -6,7 +6,7 @@ N rows of W ranks, b = N / W each, compared in blocks. Every ordered pair of row
             a few numbers per row.
     pair    a rank takes unordered pairs of blocks, (i, j) with (j, i), so that the Gram matrices of points, images and texts are
             computed once: 4.5 + 7.5 instead of 7 + 10 products. Costs one reduce-scatter of the gradient.
-    ring    row, with the columns passed round the ranks instead of gathered: only two ranks' features lie in memory at a time.
+    ring    row, with the columns passed round the ranks instead of gathered: three ranks' features lie in memory at a time.
     grid    ranks stand in a rectangle; a rank takes its line's rows against its file's columns: features of about 2 √W ranks in memory.
 """
 

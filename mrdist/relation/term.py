@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
@@ -223,6 +223,7 @@ class Term(ABC):
     student: Product
     rows: tuple[int, ...]
     columns: tuple[int, ...]
+    one_way: bool = field(default=False, kw_only=True)  # columns that are no rows: one direction, no own pair among them
 
     reductions: ClassVar[tuple[str, ...]] = ("sum",)
     """What each sweep does with what tiles say of a row: sum, or max."""
@@ -236,8 +237,8 @@ class Term(ABC):
 
     @property
     def directions(self) -> int:
-        """1 within a modality, 2 between two."""
-        return 1 if self.symmetric else 2
+        """1 within a modality and one way, else 2."""
+        return 1 if self.symmetric or self.one_way else 2
 
     @property
     def excludes_own(self) -> bool:

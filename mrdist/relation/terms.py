@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -23,10 +23,11 @@ from mrdist.errors import RecipeError
 from mrdist.ranks import Ranks
 from mrdist.relation.asked import NONE, Asked, Relations, asked
 from mrdist.relation.bodies import backend
-from mrdist.relation.field import Problem
+from mrdist.relation.field import Field, Problem
 from mrdist.relation.moments import Squared
+from mrdist.relation.queue import Queue
 from mrdist.relation.schedule import Layout, choose, even
-from mrdist.relation.term import Term
+from mrdist.relation.term import Side, Term
 from mrdist.relation.tiled import Streamed
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Tiling:
     block: int = 0  # rows and columns of a tile; 0: 512 on a CPU, 4096 on a GPU
     backend: str = "auto"  # auto | torch | triton
     compile: str = "auto"  # auto | never | always: torch.compile for tiles that torch computes
-    operands: str = "input"  # input | float32 | bfloat16: of matrix products; they add up in float32, or float64 if the input is
+    operands: str = "input"  # input (half precision if all embeddings are) | float32 | bfloat16: what matrix products read
 
 
 class Terms(NamedTuple):
@@ -68,6 +69,7 @@ def relation_terms(
     cross_scale: Scale | tuple[Scale, Scale] = 20.0,
     share: Tensor | None = None,
     bias: Scale | None = None,
+    queue: Queue | None = None,
     has_image: Tensor | None = None,
     has_text: Tensor | None = None,
     ranks: Ranks | None = None,
@@ -88,6 +90,7 @@ def relation_terms(
         cross_scale: 1 / τ_φ, likewise.
         share: [1] or 0-dim, within 0..1: mixes both teachers' intra-relations into one, this much of the images'.
         bias: β of a sigmoid contrast (SigLIP; starts at about −10, with `scale` at about 10); None: the softmax contrast.
+        queue: rows of earlier batches: further columns, without gradient, of relations within a modality.
         has_image: [b] bool, which of my rows have an image; None: all. What an absent row holds does not matter.
         has_text: [b] bool, likewise.
         ranks: the processes whose rows make up the batch, as many on each; None: this one alone.
@@ -104,14 +107,16 @@ def relation_terms(
     ranks, tiling = ranks or Ranks.alone(), tiling or Tiling()
     relations.check()
     held = {name: rows for name, rows in (("points", points), ("image", image), ("text", text)) if rows is not None}
-    _fits(held, relations, share)
+    has = {"points": None, "image": has_image, "text": has_text}
+    _fits(held, has, relations, share)
     terms = asked(tuple(held), relations, mixed=share is not None, sigmoid=bias is not None)
     scalars = _scalars(scale, intra_scale, cross_scale, share, bias, like=points)
     wide = torch.promote_types(points.dtype, torch.float32)
-    operands = {"input": points.dtype, "float32": wide, "bfloat16": torch.bfloat16}[tiling.operands]
-    features = [normalize(rows.to(wide), dim=-1).to(operands) for rows in held.values()]
-    flags, counts = _present(terms, held, {"image": has_image, "text": has_text}, ranks)
+    operands = _operands(tiling, held)
+    features = [normalize(_cleared(rows, has[name]).to(wide), dim=-1) for name, rows in held.items()]
     rows, width = points.shape
+    earlier = None if queue is None else queue.columns(tuple(held), width, operands)
+    flags, counts = _present(terms, held, has, ranks, earlier)
     mode = choose(tiling.mode, rows=rows, width=width, bytes_each=operands.itemsize, size=ranks.size)
     _say(f"relations of {rows * ranks.size} rows on {ranks.size} ranks: mode {mode.name} ({mode.why})")
     problem = Problem(
@@ -119,17 +124,17 @@ def relation_terms(
         layout=Layout(mode.name, ranks.rank, ranks.size, mode.files),
         ranks=ranks,
         block=even(rows, tiling.block or (4096 if points.is_cuda else 512)),
-        backend=backend(tiling.backend, tiling.compile, points.device, pairs=rows * rows * ranks.size),
+        backend=backend(tiling.backend, tiling.compile, points.device, operands, pairs=rows * rows * ranks.size),
         flags=flags,
         counts=counts[[isinstance(term, Term) for term in terms] + [False] * len(held)],
         scalars=len(scalars),
+        operands=operands,
+        queue=earlier,
     )
     # Cosines in bfloat16 at temperature 0.01 are off by 0.2 nats: no autocast in here.
     with torch.autocast(points.device.type, enabled=False):
-        streamed, figures = Streamed.apply(problem, *scalars, *features)  # type: ignore[no-untyped-call]
-        squared = {
-            term.name: term.value([f.to(wide) for f in features], flags, scalars, ranks) for term in terms if isinstance(term, Squared)
-        }
+        streamed, figures = Streamed.apply(Field(problem, scalars, features), *scalars, *features)  # type: ignore[no-untyped-call]
+        squared = {term.name: term.value(features, flags, scalars, ranks, earlier) for term in terms if isinstance(term, Squared)}
     values = {term.name: value for term, value in zip(problem.terms, streamed, strict=True)} | {name: v for name, (v, _) in squared.items()}
     named = _named(problem.terms, figures) | {f"reference/{name}": r for name, (_, r) in squared.items()}
     shares = {
@@ -152,7 +157,7 @@ def contrastive(
     return relation_terms(a, b, scale=scale, bias=bias, ranks=ranks, tiling=tiling).values[0]
 
 
-def _fits(held: dict[str, Tensor], relations: Relations, share: Tensor | None) -> None:
+def _fits(held: dict[str, Tensor], has: dict[str, Tensor | None], relations: Relations, share: Tensor | None) -> None:
     """Raises RecipeError where embeddings, relations and the share do not go together."""
     shape = held["points"].shape
     for name, rows in held.items():
@@ -163,6 +168,10 @@ def _fits(held: dict[str, Tensor], relations: Relations, share: Tensor | None) -
                 wanted=f"floating [b, d], {tuple(shape)} as the points'",
                 try_="give every modality one embedding per shape, all of one width",
             )
+    for name, here in has.items():
+        if here is not None and (here.shape != shape[:1] or here.dtype != torch.bool):
+            got = f"{tuple(here.shape)} of {here.dtype}"
+            raise RecipeError(what=f"has_{name}", got=got, wanted=f"bool {tuple(shape[:1])}", try_=f"one flag per row of {name}")
     wanted = {name for name in ("image", "text") if relations.intra in ("both", name)} if share is None else {"image", "text"}
     if relations.cross != "none":
         wanted = {"image", "text"}
@@ -173,6 +182,21 @@ def _fits(held: dict[str, Tensor], relations: Relations, share: Tensor | None) -
         raise RecipeError(what="embeddings", got="points alone", wanted="image or text beside them", try_="give image=..")
     if share is not None and relations.intra != "both":
         raise RecipeError(what="share", got=f"intra={relations.intra}", wanted="intra=both, to mix", try_="share=None")
+
+
+def _operands(tiling: Tiling, held: dict[str, Tensor]) -> torch.dtype:
+    """Raises RecipeError where there is no such choice."""
+    widest = reduce(torch.promote_types, (rows.dtype for rows in held.values()))
+    wide = torch.promote_types(held["points"].dtype, torch.float32)
+    known = {"input": widest if widest.itemsize == 2 else wide, "float32": wide, "bfloat16": torch.bfloat16}
+    if tiling.operands not in known:
+        raise RecipeError(what="operands", got=repr(tiling.operands), wanted=f"one of {', '.join(known)}", try_="operands=input")
+    return known[tiling.operands]
+
+
+def _cleared(rows: Tensor, has: Tensor | None) -> Tensor:
+    """Rows with zeros where there is nothing: what lies there may be nan, and nan times 0 is nan."""
+    return rows if has is None else torch.where(has[:, None], rows, 0.0)
 
 
 def _scalars(
@@ -190,7 +214,9 @@ def _scalars(
     return [torch.as_tensor(value, dtype=wide, device=like.device) for value in given]
 
 
-def _present(terms: Sequence[Asked], held: dict[str, Tensor], has: dict[str, Tensor | None], ranks: Ranks) -> tuple[Tensor | None, Tensor]:
+def _present(
+    terms: Sequence[Asked], held: dict[str, Tensor], has: dict[str, Tensor | None], ranks: Ranks, queue: Side | None
+) -> tuple[Tensor | None, Tensor]:
     """Flags [modalities, b], None where nobody lacks anything; and how many rows of all ranks count, [terms + modalities, 2]."""
     points = held["points"]
     flags = torch.ones(len(held), len(points), dtype=torch.float64, device=points.device)
@@ -202,7 +228,8 @@ def _present(terms: Sequence[Asked], held: dict[str, Tensor], has: dict[str, Ten
     counts = ranks.total(torch.stack([torch.stack([flags[list(need)].prod(0).sum() for need in both]) for both in needs]))
     # One look at the numbers saves every tile its masks.
     everything = all(here is None for here in has.values()) or bool((counts == len(points) * ranks.size).all())
-    return None if everything else flags, counts
+    full = queue is None or queue.flags is None or bool(queue.flags.all())
+    return None if everything and full else flags, counts
 
 
 def _named(terms: Sequence[Term], figures: Tensor) -> dict[str, Tensor]:

@@ -12,34 +12,40 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from mrdist.relation.field import Field, Problem, Visit, slices
+from mrdist.errors import RecipeError
+from mrdist.relation.field import Field, Visit, slices
 from mrdist.relation.term import Product, Wanted
 from mrdist.relation.travel import Board
 
 
 class Streamed(torch.autograd.Function):
-    """A problem, scalars (0-dim or [1] each) and features ([b, d] each) -> terms [K] and figures [F], in order, all global."""
+    """A field, its scalars (0-dim or [1] each) and features ([b, d] each) -> terms [K] and figures [F], in order, all global."""
 
     @staticmethod
-    def forward(ctx: Any, problem: Problem, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        field = Field(problem, inputs[: problem.scalars], inputs[problem.scalars :])
+    def forward(ctx: Any, field: Field, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         sweep(field)
         values, figures, lost = field.outcome()
         if lost:
-            field.restart([term.careful() for term in problem.terms])
+            field.restart([term.careful() for term in field.problem.terms])
             sweep(field)
             values, figures, _ = field.outcome()
         ctx.field = field
-        ctx.save_for_backward(*inputs)  # so that torch notices if somebody changes them
+        ctx.save_for_backward(*inputs, *field.strange())  # so that torch notices if somebody changes them
         ctx.mark_non_differentiable(figures)
         return values, figures
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, needed, scalars = ctx.saved_tensors, ctx.needs_input_grad[1:], ctx.field.problem.scalars
+        if torch.is_grad_enabled():
+            raise RecipeError(
+                what="relation terms",
+                got="a second derivative",
+                wanted="first derivatives only",
+                try_="create_graph=False, or mrdist.relation.definition",
+            )
+        needed, scalars = ctx.needs_input_grad[1:], ctx.field.problem.scalars
+        inputs = ctx.saved_tensors[: len(needed)]
         places = [k for k, wanted in enumerate(needed) if wanted]
         wanted = Wanted(frozenset(k - scalars for k in places if k >= scalars), frozenset(k for k in places if k < scalars))
         by_scalar, by_row = gradient(ctx.field, upstream.double(), wanted)
@@ -67,7 +73,7 @@ def _swept(field: Field, n: int, known: Sequence[Tensor]) -> list[Tensor]:
         tiles = field.problem.backend.sums(visit.tile, [m for m, _ in held], n, both=visit.both)
         for (m, k), added in zip(held, tiles, strict=True):
             boards[kinds[k]].add(visit.i, places[k], added.rows)
-            if added.columns is not None:
+            if added.columns is not None and (visit.both or m.term.directions == 2):
                 boards[kinds[k]].add(visit.j, places[k + m.term.directions - 1], added.columns)
     home = {kind: board.home(field.travel.line, field.travel.file) for kind, board in boards.items()}
     return [home[kind][place] if kind else field.numbers() for kind, place in zip(kinds, places, strict=True)]
@@ -96,7 +102,11 @@ def gradient(field: Field, upstream: Tensor, wanted: Wanted) -> tuple[dict[int, 
         for product, slope in slopes.cosines.items():
             _add(boards, visit, product, slope)
     whole = field.problem.ranks.total(torch.stack(list(by_scalar.values()))) if by_scalar else ()
-    rows = {k: board.home(field.travel.line, field.travel.file).mul_(layout.size) for k, board in boards.items()}
+    rows = {k: board.home(field.travel.line, field.travel.file) for k, board in boards.items()}
+    for k, slope in field.untiled(known).items():
+        if k in rows:
+            rows[k] += slope
+    rows = {k: slope.mul_(layout.size) for k, slope in rows.items()}
     return dict(zip(by_scalar, whole, strict=True)), rows
 
 

@@ -77,12 +77,15 @@ class Run:
         self._log = folders.log_to(self.folder / "ranks" / f"{self.ranks.rank:04d}.log")
 
     @classmethod
-    def open(cls, recipe: Recipe, folder: Path, ranks: Ranks, loader: Loader, width: int, watchers: Sequence[Watcher] = ()) -> Run:
+    def open(
+        cls, recipe: Recipe, folder: Path, ranks: Ranks, loader: Loader, width: int, watchers: Sequence[Watcher] = (), store: Any = None
+    ) -> Run:
         """Begin a run in a new folder, or go on with the one that is there. Every rank calls.
 
         Args:
             width: length of the teacher's embeddings, and so of the student's.
             watchers: more of them; they see a step before it is written down and saved.
+            store: what the objective studies before it begins; None: nothing.
 
         Raises:
             RecipeError: the folder belongs to another recipe or cannot be seen by all, or the recipe does not fit these ranks.
@@ -107,6 +110,8 @@ class Run:
         run.loader = _Marked(loader, run)
         try:
             run._go_on()
+            if store is not None:
+                engine.objective.study(store, ranks, device)
         except BaseException:
             run._close()
             raise

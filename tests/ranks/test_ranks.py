@@ -79,3 +79,36 @@ def stay_away(ranks: Ranks) -> None:
 def test_a_rank_that_waits_for_one_that_left_is_named() -> None:
     with pytest.raises(RanksError, match=r"ranks \[0\] of 2"):
         on_ranks(2, stay_away, deadline=3.0)
+
+
+def parts(ranks: Ranks) -> dict[str, Any]:
+    """What each new way of sending gives; rank r holds r + 1 in every number."""
+    held = torch.full((ranks.size, 2, 3), float(ranks.rank + 1)) * torch.arange(1, ranks.size + 1)[:, None, None]
+    number = torch.tensor([float(ranks.rank + 1)], requires_grad=True)
+    total = ranks.sum(number)
+    (slope,) = torch.autograd.grad(total * (ranks.rank + 1), number)
+    row, column = ranks.grid(2)
+    return {
+        "sum": ranks.scatter(held).tolist(),
+        "largest": ranks.scatter(held.clone(), largest=True).tolist(),
+        "next": ranks.pass_on(torch.full((2,), float(ranks.rank)))().tolist(),
+        "nothing": ranks.pass_on(torch.empty(0))().tolist(),
+        "total": float(total.detach()),
+        "slope": float(slope),
+        "row": (row.rank, row.size, float(row.total(torch.tensor(float(ranks.rank))))),
+        "column": (column.rank, column.size, float(column.total(torch.tensor(float(ranks.rank))))),
+        "line": [side.size for side in (*ranks.grid(1), *ranks.grid(ranks.size))],
+    }
+
+
+def test_parts_sums_and_neighbours_arrive_where_they_belong() -> None:
+    for rank, held in enumerate(on_ranks(4, parts)):
+        assert torch.all(torch.tensor(held["sum"]) == 10 * (rank + 1))
+        assert torch.all(torch.tensor(held["largest"]) == 4 * (rank + 1))
+        assert held["next"] == [(rank + 1) % 4] * 2
+        assert held["nothing"] == []
+        assert held["total"] == 10
+        assert held["slope"] == 10  # everyone's gradient of the sum: 1 + 2 + 3 + 4
+        assert held["row"] == (rank % 2, 2, [1, 5][rank // 2])  # 0 1 / 2 3
+        assert held["column"] == (rank // 2, 2, [2, 4][rank % 2])
+        assert held["line"] == [1, 4, 4, 1]

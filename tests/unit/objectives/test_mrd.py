@@ -233,6 +233,10 @@ def test_an_objective_without_a_caption_or_view_in_sight_is_silent() -> None:
         ({"weighting": "mixture", "intra": "image"}, "objective.intra"),
         ({"intra_temperature": 0.0}, "objective.intra_temperature"),
         ({"floor": 0.6}, "objective.floor"),
+        ({"bank": -1.0}, "objective.bank"),
+        ({"bank": 1.0, "divergence": "js"}, "objective.divergence"),
+        ({"queue": -1}, "objective.queue"),
+        ({"queue": 8, "intra": "none"}, "objective.intra"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused_by_name(options: dict[str, object], key: str) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Live(TorchDispatchMode):
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, watches all new storages: forward, backward, and what autograd keeps between them.
 
     `largest` is the most numbers that any single one has held; `peak` the most bytes that were alive at one time.
     """
 
     def __init__(self, *before: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.largest, self.peak, self._now = 0, 0, 0
         self._known = {tensor.untyped_storage()._cdata for tensor in before}
 
