@@ -28,7 +28,7 @@ from mrdist.relation.field import NOBODY, Field, Problem, Visit, nothing
 from mrdist.relation.quick import Contrast, Jeffrey, Kullback
 from mrdist.relation.schedule import Block, Layout, blocks, even
 from mrdist.relation.term import Side, Term, Tile
-from mrdist.relation.terms import Scale, Terms, Tiling
+from mrdist.relation.terms import Scale, Terms, Tiling, operands_of
 from mrdist.relation.tiled import Streamed
 from mrdist.relation.travel import Board
 
@@ -107,7 +107,7 @@ def bank_terms(
     _fits(points, image, text, bank, cross, divergence)
     terms = _terms(cross, divergence)
     wide = torch.promote_types(points.dtype, torch.float32)
-    operands = {"input": points.dtype, "float32": wide, "bfloat16": torch.bfloat16}[tiling.operands]
+    operands = operands_of(tiling, {"points": points, "image": image, "text": text})
     given = [scale, *(cross_scale if isinstance(cross_scale, tuple) else (cross_scale, cross_scale))]
     scalars = [torch.as_tensor(value, dtype=wide, device=points.device) for value in given]
     flags = _flags((None, has_image, has_text), points)

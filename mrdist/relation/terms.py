@@ -112,7 +112,7 @@ def relation_terms(
     terms = asked(tuple(held), relations, mixed=share is not None, sigmoid=bias is not None)
     scalars = _scalars(scale, intra_scale, cross_scale, share, bias, like=points)
     wide = torch.promote_types(points.dtype, torch.float32)
-    operands = _operands(tiling, held)
+    operands = operands_of(tiling, held)
     features = [normalize(_cleared(rows, has[name]).to(wide), dim=-1) for name, rows in held.items()]
     rows, width = points.shape
     earlier = None if queue is None else queue.columns(tuple(held), width, operands)
@@ -184,8 +184,12 @@ def _fits(held: dict[str, Tensor], has: dict[str, Tensor | None], relations: Rel
         raise RecipeError(what="share", got=f"intra={relations.intra}", wanted="intra=both, to mix", try_="share=None")
 
 
-def _operands(tiling: Tiling, held: dict[str, Tensor]) -> torch.dtype:
-    """Raises RecipeError where there is no such choice."""
+def operands_of(tiling: Tiling, held: dict[str, Tensor]) -> torch.dtype:
+    """What matrix products read, of these embeddings.
+
+    Raises:
+        RecipeError: there is no such choice.
+    """
     widest = reduce(torch.promote_types, (rows.dtype for rows in held.values()))
     wide = torch.promote_types(held["points"].dtype, torch.float32)
     known = {"input": widest if widest.itemsize == 2 else wide, "float32": wide, "bfloat16": torch.bfloat16}
