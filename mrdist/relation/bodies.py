@@ -107,7 +107,7 @@ def _compiled_slopes(terms: tuple[Term, ...], wanted: Wanted, counted: tuple[flo
     return torch.compile(run, dynamic=False)
 
 
-COMPILE_PAYS = 1 << 26
+COMPILE_PAYS = 1 << 24
 """Pairs per rank from which compiled tiles repay, within some steps, the time that compiling takes on a CPU."""
 
 
