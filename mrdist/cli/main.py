@@ -41,6 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "mrdist.cli.prepare:teacher",
         "fit RECIPE [key=value ...]   train a small CLIP teacher on a catalogue's own views and captions",
     ),
+    "plan": ("mrdist.cli.plan:plan", "RECIPE [site=NAME] [nodes=N]  what it costs, before anything is spent"),
     "evaluate": (
         "mrdist.cli.evaluate:evaluate",
         "RUN [SPLIT ...] [data=...]   zero-shot and retrieval of a run's best student, also on another catalogue",
