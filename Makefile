@@ -1,5 +1,6 @@
 # make pretrain    set up and run the main job: meshes -> views -> teacher -> student -> zero-shot table
 # make test        set up and run all tests
+# make drills      rehearse failures on a real Slurm on this machine: requeue, preemption, sick nodes, a power failure (minutes)
 # make check       types, style, import contracts
 SHELL  := /bin/bash
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV   := .venv
 JOBS   ?= 2
 BIN    := $(VENV)/bin
 
-.PHONY: pretrain furniture test check format clean
+.PHONY: pretrain furniture test drills check format clean
 
 pretrain: $(VENV)/ready
 	$(BIN)/mrdist train smoke
@@ -17,6 +18,9 @@ furniture: $(VENV)/ready
 
 test: $(VENV)/ready-to-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
+
+drills: $(VENV)/ready-to-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm -m "drill or not drill" -rP --durations=0
 
 check: $(VENV)/ready-to-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --config setup.cfg

@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mrdist import __version__
 from mrdist.errors import CheckpointError, MrdistError
 from mrdist.kinds import Part, kind
-from mrdist.shapes import GREY
+from mrdist.shapes import AXES, GREY
 
 FORMAT = 1
-_RULES = {"axis": "z", "scale": "unit sphere, box centred", "colour": f"sRGB 0..1; {GREY} where there is none"}
+BOX, MEAN = SCALES = ("unit sphere, box centred", "unit sphere, mean centred")
+"""Where the middle of a cloud is: of its box, as every `Points` has it, or the mean of its points, as released weights want it."""
+
+_COLOUR = f"sRGB 0..1; {GREY} where there is none"
 """What every `Points` keeps; written down for those who feed a student without them."""
 
 
@@ -24,13 +30,22 @@ class Contract:
     width: int  # E, the length of an embedding
     points: int  # per cloud
     teacher: Part
-    teacher_fingerprint: str
+    teacher_fingerprint: str  # empty: nobody recorded it (released weights)
     trained: Mapping[str, str] = field(default_factory=dict)  # on what, how long, with which result: for the card
     mrdist: str = __version__
+    axis: str = "z"  # which way the student sees a cloud: a name of `shapes.AXES`
+    scale: str = BOX  # one of `SCALES`
+
+    def seen(self, xyz: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A cloud `[N, 3]` with z up, inside the unit sphere, as the student wants it."""
+        if self.scale == MEAN:
+            xyz = xyz - xyz.mean(0)
+            xyz = xyz / np.linalg.norm(xyz, axis=1).max()
+        return xyz if self.axis == "z" else xyz @ AXES[self.axis]
 
     def plain(self) -> dict[str, Any]:
         """As JSON knows it."""
-        return {"format": FORMAT, **_RULES, **asdict(self)}
+        return {"format": FORMAT, "colour": _COLOUR, **asdict(self)}
 
     @classmethod
     def read(cls, tree: Mapping[str, Any], what: str) -> Contract:
@@ -40,12 +55,14 @@ class Contract:
             CheckpointError: a field is missing or of another type, a kind is unknown, or the rules for points are others.
         """
         try:
-            if tree["format"] != FORMAT or any(tree[name] != rule for name, rule in _RULES.items()):
+            axis, scale = tree["axis"], tree["scale"]
+            if tree["format"] != FORMAT or tree["colour"] != _COLOUR or axis not in AXES or scale not in SCALES:
                 raise ValueError("an encoder with other rules for its points")
             parts = {name: part(f"{name}s", tree[name]) for name in ("student", "teacher")}
             trained = {str(key): str(value) for key, value in tree["trained"].items()}
             width, points = int(tree["width"]), int(tree["points"])
-            return cls(parts["student"], width, points, parts["teacher"], str(tree["teacher_fingerprint"]), trained, str(tree["mrdist"]))
+            space = parts["teacher"], str(tree["teacher_fingerprint"])
+            return cls(parts["student"], width, points, *space, trained, str(tree["mrdist"]), axis, scale)
         except KeyError as wrong:
             raise damaged(what, f"no {wrong.args[0]!r}") from None
         except (MrdistError, ValueError, TypeError, AttributeError) as wrong:
@@ -55,12 +72,12 @@ class Contract:
 def card(contract: Contract) -> str:
     """The model card of an encoder, in Markdown."""
     facts = {
-        "student": ", ".join(f"{name} {value}" for name, value in asdict(contract.student).items()),
+        "student": ", ".join(f"{name} {value}" for name, value in asdict(contract.student).items() if value != ""),
         "embedding": f"{contract.width} numbers, unit length",
-        "points": f"{contract.points} per cloud, {_RULES['axis']} up, {_RULES['scale']}",
-        "colour": _RULES["colour"],
+        "points": f"{contract.points} per cloud, {contract.axis} up, {contract.scale}",
+        "colour": _COLOUR,
         "teacher": ", ".join(f"{name} {value}" for name, value in asdict(contract.teacher).items() if value != ""),
-        "teacher's fingerprint": contract.teacher_fingerprint,
+        "teacher's fingerprint": contract.teacher_fingerprint or "not recorded",
         **contract.trained,
         "made with": f"mrdist {contract.mrdist}",
     }

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 from uuid import uuid4
@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mrdist.contract import Contract, card, damaged, part
+from mrdist.contract import MEAN, Contract, card, damaged, part
 from mrdist.errors import CheckpointError, DataError, MrdistError, TeacherError
 from mrdist.progress import silent
 from mrdist.shapes import Points
+from mrdist.students import released
 from mrdist.students.base import Student
 from mrdist.teachers.base import Teacher, TeacherConfig
 
@@ -167,37 +168,64 @@ class Encoder:
             raise damaged(what, str(wrong)) from None
         contract = Contract.read(tree, what)
         try:
-            # On the meta device a giant is built in no time and no memory; its tensors are then the file's own.
-            with torch.device("meta"):
-                student = cast(StudentPart, contract.student).build(contract.width, seed=0)
+            student = _empty(contract)
         except (MrdistError, ValueError, TypeError, RuntimeError) as wrong:
             raise damaged(what, f"a student that cannot be built: {wrong}") from None
-        _must_match({n: t.shape for n, t in state.items()}, {n: t.shape for n, t in student.state_dict().items()}, str(folder / WEIGHTS))
+        other = released.differences({n: t.shape for n, t in state.items()}, {n: t.shape for n, t in student.state_dict().items()})
+        if other:
+            raise CheckpointError(what=folder / WEIGHTS, got=other, wanted="the tensors of its student", try_="export it again")
         student.load_state_dict(state, assign=True)
         encoder = cls(student.eval(), contract).to(device)
         encoder.home = folder
         return encoder
 
+    @classmethod
+    def released(cls, file: str | Path, *, device: str | torch.device = "cpu") -> Encoder:
+        """The encoder in a file that Uni3D or OpenShape released; see `mrdist.students.released`.
+
+        Its contract is theirs: which axis is up, where the middle of a cloud is. Whether its teacher is at hand, and is the one
+        that it learnt from, nobody can say: the file names none. The contract says what the papers say, without a fingerprint.
+
+        Raises:
+            CheckpointError: it is no such file, or a tensor is missing, unknown or of another shape.
+        """
+        found = released.read(file)
+        model, tag = found.family.teacher
+        teacher = part("teachers", {"kind": "clip", "model": model, "pretrained": tag})
+        trained = {"weights": f"{found.family.name} ({found.size}), as released in {Path(file).name}"}
+        contract = Contract(found.config, found.width, 10_000, teacher, "", trained, axis=found.family.axis, scale=MEAN)
+        student = _empty(contract)
+        student.load_state_dict({name: found.tensor(name) for name in found.parts}, assign=True)
+        return cls(student.eval(), contract).to(device)
+
     def _embed(self, clouds: Sequence[Points]) -> Tensor:
         count = self.contract.points
-        xyz, rgb = (np.stack([_exactly(getattr(cloud, name), count) for cloud in clouds]) for name in ("xyz", "rgb"))
+        xyz = np.stack([self.contract.seen(_exactly(cloud.xyz, count)) for cloud in clouds])
+        rgb = np.stack([_exactly(cloud.rgb, count) for cloud in clouds])
         embedding: Tensor = self.student(torch.from_numpy(xyz).to(self.device), torch.from_numpy(rgb).to(self.device)).embedding
         return embedding
 
     def _right(self, teacher: Teacher) -> Teacher:
         wanted = self.contract.teacher_fingerprint
-        if teacher.fingerprint != wanted:
+        if not wanted:
+            # Nobody recorded whose space it is: all that can be told is that this one's cannot be it.
+            if teacher.width != self.contract.width:
+                got, wanted = f"embeddings of width {teacher.width}", f"width {self.contract.width}, as this encoder's"
+                raise TeacherError(what="teacher", got=got, wanted=wanted, try_="the one that the encoder's contract names")
+        elif teacher.fingerprint != wanted:
             what, try_ = f"teacher {self.contract.teacher.kind}", "the teacher of the recipe that trained this encoder"
             raise TeacherError(what=what, got=f"fingerprint {teacher.fingerprint}", wanted=f"{wanted}, whose space this is", try_=try_)
         return teacher
 
 
 def from_pretrained(name: str | Path, *, device: str | torch.device = "cpu") -> Encoder:
-    """The encoder in a folder that `Encoder.save` or `mrdist export` wrote, or in a run folder.
+    """The encoder in a folder that `Encoder.save` or `mrdist export` wrote, in a run folder, or in a file that others released.
 
     Raises:
         CheckpointError: there is no encoder, or it is damaged.
     """
+    if Path(name).is_file():
+        return Encoder.released(name, device=device)
     for folder in (Path(name), Path(name) / "export"):
         if (folder / CONTRACT).is_file():
             return Encoder.load(folder, device=device)
@@ -214,13 +242,10 @@ def _exactly(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     return rows[np.arange(count) % len(rows)]
 
 
-def _must_match(found: Mapping[str, torch.Size], wanted: Mapping[str, torch.Size], what: str) -> None:
-    wrong = [f"no {name}" for name in wanted if name not in found]
-    wrong += [f"an unknown {name}" for name in found if name not in wanted]
-    wrong += [f"{n} of shape {list(found[n])}, not {list(wanted[n])}" for n in wanted if n in found and found[n] != wanted[n]]
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CheckpointError(what=what, got=", ".join(wrong[:3]) + more, wanted="the tensors of its student", try_="export it again")
+def _empty(contract: Contract) -> Student:
+    """The student of a contract, on the meta device: a giant takes no time and no memory, and its tensors are then the file's own."""
+    with torch.device("meta"):
+        return cast(StudentPart, contract.student).build(contract.width, seed=0)
 
 
 def _nothing_to_fit() -> Iterator[tuple[Sequence[bytes], Sequence[str]]]:

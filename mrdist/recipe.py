@@ -81,6 +81,7 @@ class Watch:
     evaluate_every: int = 0  # zero-shot on the validation split; 0 = at the end only
     pictures_every: int = 500
     silence: float = 600.0  # seconds without a step after which every rank writes its stack
+    shapes: bool = False  # write down which shapes every step trained on
 
 
 @dataclass(frozen=True)

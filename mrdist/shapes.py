@@ -31,6 +31,13 @@ _TO_Z_UP: dict[str, Float] = {
     "x": np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]], dtype=np.float32),
 }
 
+AXES: dict[str, Float] = {
+    "z": _TO_Z_UP["z"],
+    "y": _TO_Z_UP["y"].T,
+    "mirrored z": np.diag(np.array([1, -1, 1], dtype=np.float32)),
+}
+"""How an encoder may want its points: `xyz @ AXES[name]` of points with z up. Mirrored: y and z of y-up data were swapped (OpenShape)."""
+
 GREY = 0.4
 """The colour of a point that has none (OpenShape and Uni3D use the same constant)."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def contract_of(recipe: Recipe, prepared: Prepared, step: int) -> Contract:
     """What the student of a recipe expects, and what it learnt from."""
     from mrdist.contract import Contract
+    from mrdist.students.base import blank
 
     trained = {
         "recipe": recipe.name,
@@ -28,7 +29,9 @@ def contract_of(recipe: Recipe, prepared: Prepared, step: int) -> Contract:
         "data": f"{len(prepared.store.indices('train'))} shapes of {recipe.data.kind}",
         "training": f"{step} steps of {recipe.batch} shapes, seed {recipe.seed}",
     }
-    return Contract(recipe.student, prepared.store.width, recipe.sample, recipe.teacher, prepared.teacher.fingerprint, trained)
+    if weights := getattr(recipe.student, "weights", ""):
+        trained["began with"] = Path(weights).name
+    return Contract(blank(recipe.student), prepared.store.width, recipe.sample, recipe.teacher, prepared.teacher.fingerprint, trained)
 
 
 def trained(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks) -> Encoder:
@@ -42,9 +45,10 @@ def trained(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks) -> E
     from mrdist.training import checkpoint
 
     stored = checkpoint.opened(checkpoint.find(folder), ranks)
-    student = cast(StudentPart, recipe.student).build(prepared.store.width, seed=recipe.seed)
+    contract = contract_of(recipe, prepared, int(stored.facts["step"]))
+    student = cast(StudentPart, contract.student).build(contract.width, seed=recipe.seed)
     student.load_state_dict(stored.student())
-    return Encoder(student.eval(), contract_of(recipe, prepared, int(stored.facts["step"]))).to(this_device(recipe.device))
+    return Encoder(student.eval(), contract).to(this_device(recipe.device))
 
 
 def live(student: Student, recipe: Recipe, prepared: Prepared, step: int) -> Encoder:

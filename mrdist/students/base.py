@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -65,6 +65,7 @@ class StudentConfig(Part):
     norm: str = "layer"  # of points: layer | batch (for released weights; its result depends on the number of ranks)
     patch_dropout: float = 0.0  # share of groups a row leaves out in training
     drop_path: float = 0.0  # chance that a row skips a residual branch of the last block; falls linearly to 0 at the first
+    weights: str = ""  # a file that Uni3D or OpenShape released, to begin with; needs its size and norm=batch
     recompute: bool = False  # keep no activations of groups and blocks for backward: less memory, a third more time
 
     def build(self, width: int, *, seed: int) -> Student:
@@ -72,10 +73,17 @@ class StudentConfig(Part):
 
         Raises:
             RecipeError: fields that do not fit together.
+            CheckpointError: `weights` is no such file, or of another student.
         """
         self.fits()
         with seeded(seed):
-            return self.student(width)
+            student = self.student(width)
+        # On the meta device there are no numbers: whoever builds there counts, or has others in hand.
+        if self.weights and not next(student.parameters()).is_meta:
+            from mrdist.students.released import begin
+
+            begin(student, self)
+        return student
 
     def student(self, width: int) -> Student:
         """A student with weights from torch's generators as they stand."""
@@ -105,6 +113,11 @@ class StudentConfig(Part):
         for name in ("patch_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise _refused(name, getattr(self, name), "a share from 0 to below 1", f"student.{name}=0")
+
+
+def blank(student: Part) -> Part:
+    """The same student without `weights` to begin with: for those who have its numbers already, or tell others of it."""
+    return replace(student, weights="") if isinstance(student, StudentConfig) else student
 
 
 def _refused(name: str, got: object, wanted: str, try_: str) -> RecipeError:

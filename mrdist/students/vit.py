@@ -25,9 +25,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mrdist.errors import RecipeError
 from mrdist.students import chance, grouping
 from mrdist.students.base import Features, Student, StudentConfig
 from mrdist.students.blocks import Block, GroupEmbedding, recomputed, through
+
+STARTS = ("corner", "first")
 
 _EPS = 1e-6  # of EVA's LayerNorms
 
@@ -40,9 +43,15 @@ class ViTConfig(StudentConfig):
     gated: bool = True  # SwiGLU (EVA-02: tiny to large) instead of GELU (EVA: giant)
     inner_norm: bool = False  # a LayerNorm inside the MLP (EVA-02: base and large)
     channels: tuple[int, int, int, int] = (128, 256, 512, 512)  # of the mini-PointNet's four layers
+    start: str = "corner"  # of farthest points: corner (stays with a cloud that moves or is reordered) | first (Uni3D's, of the cloud)
 
     def student(self, width: int) -> Student:
         return ViT(self, width)
+
+    def fits(self) -> None:
+        super().fits()
+        if self.start not in STARTS:
+            raise RecipeError(what="student.start", got=repr(self.start), wanted=" or ".join(STARTS), try_="student.start=corner")
 
     def points(self) -> int:
         return max(self.groups, self.group_size)
@@ -75,7 +84,8 @@ class ViT(Student):
         """See `Student.forward`. Groups that a row drops are dropped before they are embedded: they cost nothing."""
         config = self.config
         keys = keys if self.training else None
-        centres = grouping.take(xyz, chance.kept(grouping.farthest(xyz, config.groups), keys, config.patch_dropout))
+        picked = grouping.farthest(xyz, config.groups) if config.start == "corner" else _from_the_first(xyz, config.groups)
+        centres = grouping.take(xyz, chance.kept(picked, keys, config.patch_dropout))
         members = grouping.nearest(xyz, centres, config.group_size)
         offsets = grouping.take(xyz, members) - centres[:, :, None]
         # Parameters say in which precision to compute: clouds come in float32.
@@ -87,3 +97,11 @@ class ViT(Student):
         survival = chance.survival(keys, config.drop_path, config.depth)
         x = through(self.blocks, torch.cat([start, tokens], dim=1), survival, recompute=config.recompute)
         return Features(self.project(self.norm(x[:, 0])), x[:, 1:], centres)
+
+
+def _from_the_first(xyz: Tensor, count: int) -> Tensor:
+    """Farthest points as pointnet2_ops picks them, and Uni3D with it: from the first, and none within 0.0316 of the origin."""
+    first = xyz[:, :1]
+    inner = xyz.square().sum(-1, keepdim=True) <= 1e-3
+    # Where the first is, nothing is farthest.
+    return grouping.farthest(torch.where(inner, first, xyz), count, start=0)

@@ -76,7 +76,8 @@ def _lay_out(folder: Path, recipe: Recipe) -> None:
             raise RecipeError(
                 what=str(folder), got=f"another recipe: {', '.join(changed)}", wanted="the recipe of this run", try_="a new run folder"
             )
-        (folder / "stop").unlink(missing_ok=True)
+        for name in ("stop", "done"):
+            (folder / name).unlink(missing_ok=True)
         if (folder / "why.txt").is_file():
             os.replace(folder / "why.txt", folder / "why-before.txt")
     elif folder.is_dir() and any(folder.iterdir()):

@@ -24,11 +24,19 @@ if TYPE_CHECKING:
 class Metrics(Watcher):
     """One line of JSON per step, flushed before the step can be saved: a checkpoint never knows more than metrics.jsonl."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shapes: bool = False) -> None:
+        """
+        Args:
+            shapes: write down which shapes the step trained on, in the order of the global batch.
+        """
+        self._shapes = shapes
         self._file: TextIO | None = None
 
     def after_step(self, run: Run, loss: Loss) -> None:
         reading = run.reading(loss)
+        more: dict[str, Any] = {"measured": run.measured} if run.measured else {}
+        if self._shapes:
+            more["shapes"] = [name for ids in run.ranks.objects(run.ids) for name in ids]
         if not run.ranks.first:
             return
         if self._file is None:
@@ -46,7 +54,7 @@ class Metrics(Watcher):
             "talk": round(reading.talk, 6),
             "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
         }
-        self._file.write(json.dumps(line | ({"measured": run.measured} if run.measured else {})) + "\n")
+        self._file.write(json.dumps(line | more) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from mrdist.clock import WAIT, Clock
 from mrdist.errors import CheckpointError, RecipeError
+from mrdist.kinds import Part
 from mrdist.objectives.base import Loss, Objective
 from mrdist.ranks import Ranks, this_device
 from mrdist.recipe import Recipe, plain
+from mrdist.students.base import blank
 from mrdist.training import checkpoint, rng, why
 from mrdist.training import folder as folders
 from mrdist.training.engine import Engine, Make
@@ -101,12 +103,12 @@ class Run:
         folders.enter(folder, recipe, ranks)
         rng.seed_all(recipe.seed, ranks.rank)
 
-        def make() -> Objective[Any]:
-            student = cast(_StudentPart, recipe.student).build(width, seed=recipe.seed)
+        def make(part: Part = recipe.student) -> Objective[Any]:
+            student = cast(_StudentPart, part).build(width, seed=recipe.seed)
             return cast(_ObjectivePart, recipe.objective).build(student)
 
         engine = cast(_EnginePart, recipe.engine).build(make, recipe, ranks, device)
-        run = cls(recipe, folder, ranks, engine, loader, make)
+        run = cls(recipe, folder, ranks, engine, loader, partial(make, blank(recipe.student)))
         run.loader = _Marked(loader, run)
         try:
             run._go_on()

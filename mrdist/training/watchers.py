@@ -45,7 +45,7 @@ def standard(run: Run, more: Sequence[Watcher] = ()) -> list[Watcher]:
         Watchdog(run, silence=watch.silence),
         Guard(),
         *more,
-        Metrics(),
+        Metrics(shapes=watch.shapes),
         Board(watch.log_every, watch.pictures_every),
         Console(watch.log_every),
         Saver(watch.save_every, watch.keep),

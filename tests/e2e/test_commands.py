@@ -56,7 +56,7 @@ def run(place: Path) -> Path:
 
 def test_the_run_folder_explains_itself(run: Path) -> None:
     names = ("recipe.yaml", "command.txt", "code.txt", "metrics.jsonl", "board", "latest", "best", "report.json", "report.md", "export")
-    assert not [name for name in names if not (run / name).exists()]
+    assert not [name for name in (*names, "done") if not (run / name).exists()]
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert not (run / "why.txt").exists()
@@ -91,6 +91,7 @@ def test_a_stop_file_ends_a_run_that_goes_on_later(place: Path) -> None:
             process.kill()
     taken = len((folder / "metrics.jsonl").read_text().splitlines())
     assert 0 < taken < 100000
+    assert not (folder / "done").exists()
     mrdist(place, "train", str(folder), f"steps={taken + 2}")
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, taken + 3))

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from mrdist.contract import Contract
+from mrdist.contract import SCALES, Contract
 from mrdist.encoder import CONTRACT, TEACHER, WEIGHTS, Encoder, from_pretrained
 from mrdist.errors import CheckpointError, DataError, TeacherError
 from mrdist.shapes import Points
@@ -169,13 +169,43 @@ def test_weights_that_do_not_fit_are_one_error(tmp_path: Path) -> None:
             Encoder.load(with_weights(folder, wrong))
 
 
+def test_a_folder_from_before_axes_and_starts_could_be_named_still_loads(tmp_path: Path) -> None:
+    held = encoder()
+    folder = held.save(tmp_path / "a")
+    tree = json.loads((folder / CONTRACT).read_text())
+    assert (tree["format"], tree["axis"], tree["scale"]) == (1, "z", "unit sphere, box centred")
+    for name in ("start", "weights"):
+        del tree["student"][name]
+    (folder / CONTRACT).write_text(json.dumps(tree))
+    assert Encoder.load(folder).encode(cloud()).equal(held.encode(cloud()))
+
+
+@pytest.mark.parametrize(("axis", "place"), [("z", (1, 2, 3)), ("y", (1, 3, -2)), ("mirrored z", (1, -2, 3))])
+def test_clouds_are_turned_and_centred_as_the_contract_says(axis: str, place: tuple[int, int, int]) -> None:
+    many = cloud()
+    seen: list[torch.Tensor] = []
+    for scale in SCALES:
+        held = encoder(axis=axis, scale=scale)
+        held.student.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+        held.encode(many)
+    box, mean = (rows.double().numpy() for rows in seen)
+    turned = np.stack([np.sign(k) * many.xyz[:, abs(k) - 1] for k in place], axis=1).astype(np.float64)
+    assert np.abs(box - turned).max() < 1e-7
+    turned -= turned.mean(0)
+    assert np.abs(mean - turned / np.linalg.norm(turned, axis=1).max()).max() < 1e-6
+    assert np.abs(mean - box).max() > 0.01
+
+
 def test_a_damaged_folder_is_one_error(tmp_path: Path) -> None:
     folder = encoder().save(tmp_path / "a")
     student: dict[str, Any] = json.loads((folder / CONTRACT).read_text())["student"]
     for change, message in (
         ({"sha256": "0"}, "other weights"),
         ({"format": 2}, "other rules"),
-        ({"axis": "y"}, "other rules"),
+        ({"axis": "x"}, "other rules"),
+        ({"scale": "unit cube"}, "other rules"),
+        ({"colour": "RGB 0..255"}, "other rules"),
+        ({"axis": ["y"]}, "unhashable"),
         ({"student": {**student, "kind": "vitt"}}, "'vitt'"),
         ({"student": {**student, "wings": 2}}, "wings: 2"),
         ({"student": {**student, "depth": "2"}}, "depth: '2'"),
