@@ -88,9 +88,10 @@ class Field:
         return self.mine[0].new_empty(0, len(self.mine[0]), dtype=torch.float64)
 
     def _products(self, features: Sequence[Tensor], product: Product) -> Tensor:
-        """[b] float64: each row's two modalities multiplied, some rows at a time."""
+        """[b], added up in float64: each row's two modalities multiplied, some rows at a time."""
         x, y = (features[k] for k in product)
-        return torch.cat([(x[p.start : p.stop].double() * y[p.start : p.stop]).sum(-1) for p in blocks(0, len(x), self.problem.block)])
+        parts = [slice(p.start, p.stop) for p in blocks(0, len(x), self.problem.block)]
+        return torch.cat([(x[p].to(self.wide) * y[p].to(self.wide)).sum(-1, dtype=torch.float64) for p in parts])
 
     def seen(self, slot: Slot) -> Seen:
         """What my rows know so far, in one direction of one term."""

@@ -17,7 +17,6 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mrdist.errors import RecipeError
 from mrdist.ranks import Ranks
@@ -29,6 +28,7 @@ from mrdist.relation.queue import Queue
 from mrdist.relation.schedule import Layout, choose, even
 from mrdist.relation.term import Side, Term
 from mrdist.relation.tiled import Streamed
+from mrdist.relation.unit import unit
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def relation_terms(
     scalars = _scalars(scale, intra_scale, cross_scale, share, bias, like=points)
     wide = torch.promote_types(points.dtype, torch.float32)
     operands = operands_of(tiling, held)
-    features = [normalize(_cleared(rows, has[name]).to(wide), dim=-1) for name, rows in held.items()]
+    features = [unit(_cleared(rows, has[name]).to(wide)) for name, rows in held.items()]
     rows, width = points.shape
     earlier = None if queue is None else queue.columns(tuple(held), width, operands)
     flags, counts = _present(terms, held, has, ranks, earlier)
