@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import pad
 
 from mrdist.errors import RecipeError
 from mrdist.ranks import Ranks
@@ -31,6 +31,7 @@ from mrdist.relation.term import Side, Term, Tile
 from mrdist.relation.terms import Scale, Terms, Tiling, operands_of
 from mrdist.relation.tiled import Streamed
 from mrdist.relation.travel import Board
+from mrdist.relation.unit import unit
 
 FORMS = {"jeffrey": Jeffrey, "kl": Kullback}
 """Divergences that a bank offers."""
@@ -57,10 +58,7 @@ class Bank(NamedTuple):
             keys: [m] int64, which shape; no shape is in two parts.
         """
         short = int(ranks.largest(len(keys))) - len(keys)
-        rows = (
-            pad(normalize(torch.where(here[:, None], held, 0.0), dim=-1), (0, 0, 0, short))
-            for held, here in ((image, has_image), (text, has_text))
-        )
+        rows = (pad(unit(torch.where(here[:, None], held, 0.0)), (0, 0, 0, short)) for held, here in ((image, has_image), (text, has_text)))
         return cls(*rows, *(pad(held, (0, short)) for held in (has_image, has_text, keys)))
 
 
@@ -111,11 +109,10 @@ def bank_terms(
     given = [scale, *(cross_scale if isinstance(cross_scale, tuple) else (cross_scale, cross_scale))]
     scalars = [torch.as_tensor(value, dtype=wide, device=points.device) for value in given]
     flags = _flags((None, has_image, has_text), points)
-    features = [normalize(points.to(wide), dim=-1)]
+    features = [unit(points.to(wide))]
     # What an absent row holds does not matter: it may be nan.
     features += [
-        normalize(torch.where(here[:, None] > 0, rows.detach().to(wide), 0.0), dim=-1)
-        for rows, here in zip((image, text), flags[1:], strict=True)
+        unit(torch.where(here[:, None] > 0, rows.detach().to(wide), 0.0)) for rows, here in zip((image, text), flags[1:], strict=True)
     ]
     there = _flags((None, bank.has_image, bank.has_text), bank.keys)
     counts = ranks.total(torch.stack([_count(rows, of) for term in terms for rows, of in ((flags, term.rows), (there, term.columns))]))
