@@ -98,9 +98,9 @@ def test_six_steps_on_2_then_4_then_1_ranks_and_over_all_engines_are_six_steps(t
     for number, size in enumerate((2, 4, 1)):
         held = on_ranks(size, in_turn, [(engines[number], tmp_path / name, 6, 2 * number + 2) for name, engines in chains.items()])
     wanted, _ = carried_out(Ranks.alone(), "plain", tmp_path / "alone", 6, 6)
-    for state, _ in held[0]:
-        assert distance(part(state, "weights", "average"), part(wanted, "weights", "average")) < 1e-6
-        assert float(state["buffers/student.seen"]) == 6
+    for chain, (state, _) in zip(chains.values(), held[0], strict=True):
+        assert distance(part(state, "weights", "average"), part(wanted, "weights", "average")) < 1e-6, chain
+        assert float(state["buffers/student.seen"]) == 6, chain
 
 
 def test_a_resumed_run_has_each_step_once_in_metrics(tmp_path):
