@@ -31,6 +31,7 @@ class Views:
     fov: float = 43.0  # degrees; the camera moves back until the unit sphere fits
     background: int = 217  # grey level 0..255: light, but not white, so that white objects show
     quality: int = 95  # JPEG quality of the stored views
+    turn: float = 0.0  # degrees by which the whole ring of cameras is turned about the up axis
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,21 @@ class Limits:
     file_mb: int = 512
     faces: int = 6_000_000
     texture_pixels: int = 1024  # longer sides are scaled down
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Who works beside the ranks on a cluster: least and most actors of a kind, and what each takes. Alone, a machine does not look at it."""
+
+    renderers: tuple[int, int] = (1, 64)
+    renderer_cores: int = 1  # each draws so many shapes at once
+    teachers: tuple[int, int] = (1, 8)
+    teacher_cores: float = 1.0
+    teacher_gpus: float = 1.0  # a share below 1 leaves the rest to others; where there are no GPUs teachers work on cores
+    trainer_cores: int = 1  # per rank, beside its GPU, if there are GPUs
+    ahead: int = 2  # units that may wait for each teacher: what bounds the memory that waits
+    retries: int = 2  # times that a unit is begun again after its renderer died, before its shapes are tried one by one
+    restarts: int = 20  # times that ranks are started again, without a step in between, before the job gives up
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,9 @@ class Recipe:
     batch: int = 256
     points: int = 10_000  # stored per shape
     sample: int = 10_000  # of them, given to the student
+    fraction: float = 1.0  # of the training shapes that are trained on; smaller fractions are parts of larger ones
+    redraw: int = 0  # epochs after which every shape is drawn and embedded again, its cameras turned; 0 = never
+    live: bool = False  # train on what is there while others still prepare; otherwise everything is prepared first
     workers: int = 2  # processes that render, then threads that load, per rank
     device: str = "auto"  # auto | cpu | cuda
     runs: str = "runs"  # folder for run folders
@@ -110,6 +129,7 @@ class Recipe:
     data: Part = field(default_factory=Part)
     views: Views = field(default_factory=Views)
     limits: Limits = field(default_factory=Limits)
+    pools: Pools = field(default_factory=Pools)
     teacher: Part = field(default_factory=Part)
     student: Part = field(default_factory=Part)
     objective: Part = field(default_factory=Part)

@@ -21,7 +21,7 @@ from mrdist.presets import layers
 from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe, plain, to_yaml
 
-FREE = ("steps", "workers", "device", "runs", "store", "engine", "watch", "evaluate")
+FREE = ("steps", "workers", "device", "runs", "store", "live", "pools", "engine", "watch", "evaluate")
 """Keys of a recipe that may change when a run goes on: they decide how long, where and how often, not what is learnt."""
 
 SECONDS = 20.0
