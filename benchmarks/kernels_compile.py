@@ -73,7 +73,7 @@ def need(capability: int, sheet: str, kernel: str, width: int, *, diagonal: bool
     contrasted, teachers = SHEETS[sheet]
     X, Y, *others = (torch.zeros(ROWS, width, dtype=dtype) for _ in range(6))
     here, numbers = torch.ones(ROWS, dtype=torch.bool), torch.zeros(4, ROWS)
-    contrast = Contrast(1.0, here, here, numbers[0], numbers[0], 0.0) if contrasted else None
+    contrast = Contrast(1.0, here, here, numbers[0], 0.0) if contrasted else None
     columns = [Y if contrasted and teachers == 1 else others[2], others[3]]
     comparisons = tuple(Comparison(others[k], columns[k], 1.0, 1.0, here, here, sheet != "cross") for k in range(teachers))
     backward = kernel == "gradient"

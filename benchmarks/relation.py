@@ -1,14 +1,13 @@
 """Time and memory of the relation terms: ours, streamed in tiles, beside plain autograd over whole matrices, in one run.
 
-    python benchmarks/relation.py                        # 2,048 and 8,192 rows, then 32,768 of ours alone; numerics; two ranks
+    python benchmarks/relation.py                        # 2,048 and 8,192 rows, then 32,768 of ours alone; numerics
     python benchmarks/relation.py --rows 32768 131072 --width 1024 --inputs bfloat16    # on a GPU: whatever fits
 
 A step is forward and backward of all six terms (contrast with images and texts, Jeffrey of intra- and cross-relations) with a learnt
 scale: 10 products of N x N x d for plain autograd, about 12 for ours, which computes cosines again instead of keeping them. "naive" shares
-every Gram matrix, as a careful author would write it; "definition" on two ranks is what OpenCLIP does with `gather_with_grad`: gathered
-features, [local, all] matrices. Sides take turns, and a ratio is the median of ratios of neighbours. On a CPU the allocator is told to
-keep its pages, which helps the naive side most. Memory: the highest resident set, or the GPU allocator's peak, above what was there
-before, in a process of its own.
+every Gram matrix, as a careful author would write it. Sides take turns, and a ratio is the median of ratios of neighbours. On a CPU the
+allocator is told to keep its pages, which helps the naive side most. Memory: the highest resident set, or the GPU allocator's peak, above
+what was there before, in a process of its own. Several ranks: `relation_ranks.py`.
 """
 
 from __future__ import annotations
@@ -28,11 +27,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 
 from mrdist.ranks import Ranks
-from mrdist.relation import definition
 from mrdist.relation.asked import Relations
-from mrdist.relation.definition import Modality
 from mrdist.relation.terms import Tiling, relation_terms
-from mrdist.testing import on_ranks
 
 ALIGN, RELATION = 100.0, 20.0  # scales: temperatures 0.01 and 0.05
 NAIVE = ("naive", "naive compiled")
@@ -228,66 +224,6 @@ def numerics(width: int) -> None:
         print(f"| {name} | {off(grad):.1e} |")
 
 
-def a_rank(ranks: Ranks, rows: int, width: int, names: Sequence[str], repeats: int) -> dict[str, tuple[float, float]]:
-    """CPU seconds of a step and highest resident MB above the start, per side, on one of several ranks."""
-    mine = slice(ranks.rank * rows // ranks.size, (ranks.rank + 1) * rows // ranks.size)
-    held = [modality[mine].clone() for modality in rows_of(rows, width, torch.float32, "cpu")]
-    out = {}
-    for name in names:
-        terms = gathered(ranks) if name == "definition" else ours(Tiling(mode=name), ranks)
-        taken = []
-        gc.collect()
-        before = status("VmRSS")
-        with open("/proc/self/clear_refs", "w") as forget:
-            forget.write("5")
-        for _ in range(repeats + 1):
-            ranks.wait()
-            began = time.process_time()
-            step(terms, held)
-            taken.append(time.process_time() - began)
-        out[name] = statistics.median(taken[1:]), (status("VmHWM") - before) / 2**10
-    return out
-
-
-def gathered(ranks: Ranks) -> Callable[..., Tensor]:
-    """The definition: gathered features, [local, all] matrices."""
-
-    def terms(points: Tensor, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-        everyone = torch.ones(len(points), dtype=torch.bool)
-        p, i, t = (Modality.of(rows, everyone, ranks) for rows in (points, image, text))
-        values = []
-        for other in (i, t):
-            held = definition.contrast(p, other, ranks, scale=scale)
-            values.append(ranks.mean(held.surprise, held.rows))
-        for rows, columns, same, across, self_too in (
-            (p, p, i, i, False),
-            (p, p, t, t, False),
-            (p, t, i, t, True),
-            (t, p, t, i, True),
-            (p, i, t, i, True),
-            (i, p, i, t, True),
-        ):
-            a, b = (
-                definition.between(r, c, ranks, temperature=1 / RELATION, self_too=self_too) for r, c in ((rows, columns), (same, across))
-            )
-            values.append(ranks.mean(definition.jeffrey(a, b), b.rows) * (0.5 if self_too else 1.0))
-        return torch.stack(values)
-
-    return terms
-
-
-def several(rows: int, width: int, size: int, repeats: int) -> None:
-    """The table of several ranks on this machine."""
-    names = ("definition", "row", "pair", "ring", "grid")
-    # Each side alone, so that one's memory is not another's.
-    held = {name: on_ranks(size, a_rank, rows, width, [name], repeats, deadline=1200.0) for name in names}
-    print(f"\n| {rows:,} rows on {size} ranks (gloo) | CPU seconds per rank | faster | peak MB per rank | less |\n|---|--:|--:|--:|--:|")
-    first = max(mine["definition"] for mine in held["definition"])
-    for name in names:
-        seconds, mb = (max(mine[name][k] for mine in held[name]) for k in (0, 1))
-        print(f"| {name} | {seconds:.2f} | {first[0] / seconds:.1f} x | {mb:,.0f} | {first[1] / mb:.0f} x |")
-
-
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--rows", type=int, nargs="*", default=[2048, 8192])
@@ -295,7 +231,6 @@ def main() -> None:
     parse.add_argument("--width", type=int, default=512)
     parse.add_argument("--inputs", default="float32")
     parse.add_argument("--repeats", type=int, default=5)
-    parse.add_argument("--ranks", type=int, default=2, help="0: not")
     parse.add_argument("--do", nargs="+", help=argparse.SUPPRESS)
     given = parse.parse_args()
     if given.do:
@@ -313,8 +248,6 @@ def main() -> None:
         one(rows, ["triton"] if device == "cuda" else ["tiles compiled"], rest, 1)
     if device == "cpu":
         numerics(given.width)
-        if given.ranks:
-            several(4096, given.width, given.ranks, 2)
 
 
 if __name__ == "__main__":

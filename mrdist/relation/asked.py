@@ -13,7 +13,8 @@ from mrdist.relation.differences import Difference
 from mrdist.relation.moments import Squared
 from mrdist.relation.quick import Contrast, Jeffrey, Kullback
 from mrdist.relation.sigmoid import Sigmoid
-from mrdist.relation.term import Product, Term
+from mrdist.relation.term import Term
+from mrdist.relation.tile import Product
 
 INTRA = ("both", "image", "text", "none")
 CROSS = ("both", "point_for_image", "point_for_text", "none")
@@ -108,5 +109,5 @@ def _compared(
         return Difference(name, student, rows, columns, teachers, own_too, relations.divergence, distance, share)
     if share is None and relations.divergence in ("jeffrey", "kl"):
         form = Jeffrey if relations.divergence == "jeffrey" else Kullback
-        return form(name, student, rows, columns, teachers[0], *scales, own_too)
-    return CarefulDivergence(name, student, rows, columns, teachers, *scales, own_too, relations.divergence, share)
+        return form(name, student, rows, columns, teachers, own_too, *scales)
+    return CarefulDivergence(name, student, rows, columns, teachers, own_too, *scales, relations.divergence, share)

@@ -13,7 +13,7 @@ bank tile by tile, and their sums go home (`schedule`: a grid of one line). Memo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import NamedTuple, Self
 
 import torch
@@ -27,8 +27,9 @@ from mrdist.relation.bodies import Meant, backend
 from mrdist.relation.field import NOBODY, Field, Problem, Visit, nothing
 from mrdist.relation.quick import Contrast, Jeffrey, Kullback
 from mrdist.relation.schedule import Block, Layout, blocks, even
-from mrdist.relation.term import Side, Term, Tile
+from mrdist.relation.term import Term
 from mrdist.relation.terms import Scale, Terms, Tiling, operands_of
+from mrdist.relation.tile import Side, Tile
 from mrdist.relation.tiled import Streamed
 from mrdist.relation.travel import Board
 from mrdist.relation.unit import unit
@@ -122,7 +123,7 @@ def bank_terms(
         terms=terms,
         layout=Layout("grid", ranks.rank, ranks.size, ranks.size),
         ranks=ranks,
-        block=even(len(points), tiling.block or (4096 if points.is_cuda else 512)),
+        block=even(len(points), tiling.block or (4096 if points.is_cuda else 256)),
         backend=backend("torch", tiling.compile, points.device, operands, pairs=len(points) * len(bank.keys) * ranks.size),
         flags=None if bool((counts == whole).all()) else flags,
         counts=counts,
@@ -132,7 +133,7 @@ def bank_terms(
     # Cosines in bfloat16 at temperature 0.01 are off by 0.2 nats: no autocast in here.
     with torch.autocast(points.device.type, enabled=False):
         values, figures = Streamed.apply(Shelf(problem, scalars, features, keys, bank, there), *scalars, *features)  # type: ignore[no-untyped-call]
-    named = [f"{figure}/{term.name}" for term in terms for figure in term.figures]
+    named = [f"{figure}/{term.name}" for term in terms for figure in term.figures(0)]
     return Terms(values, tuple(term.name for term in terms), (counts > 0).all(1), dict(zip(named, figures, strict=True)))
 
 
@@ -150,14 +151,15 @@ class Shelf(Field):
         """One modality of the bank after the other: a tile takes images against texts for the mirror of texts against images."""
         vectors, places = self.packed(known)
         (station,) = self.travel.stations(vectors)
+        side = cache(partial(self.side, station.rows, places))
         parts = blocks(NOBODY, len(self._bank.keys), even(len(self._bank.keys), self.problem.block))
         for k in (1, 2):
             over = tuple(place for place, slot in enumerate(self.slots) if self.term(slot).student[1] == k)
             for j in parts:
                 columns = self._columns(k, j)
-                for owner, held in station.rows.items():
+                for owner in station.rows:
                     for i in blocks(owner, len(self.mine[0]), self.problem.block):
-                        rows, here = self.side(held, i, places)
+                        rows, here = side(i)
                         apart = self._keys[owner, i.start : i.stop, None] != self._bank.keys[j.start : j.stop]
                         tile = Tile(rows, columns, self.scalars, apart=apart.to(self.wide))
                         meant = tuple(Meant(self.term(self.slots[place]), here[place], nothing(here[place], j)) for place in over)
@@ -171,6 +173,9 @@ class Shelf(Field):
 
     def strange(self) -> tuple[Tensor, ...]:
         return self._bank.image, self._bank.text
+
+    def columns(self) -> Side:
+        return Side((self._bank.image,) * 2 + (self._bank.text,), None if self.problem.flags is None else self._flags, {})
 
     def untiled(self, coefficients: Sequence[Tensor]) -> dict[int, Tensor]:
         """Of each row with what the batch shows of its own shape, which is no column: −γ n_i / Z_i times that."""
@@ -189,7 +194,7 @@ def _terms(cross: str, divergence: str) -> tuple[Term, ...]:
     for name, other in (("image", "text"), ("text", "image")):
         if cross in ("both", f"point_for_{name}"):
             k, to = at[name], at[other]
-            held.append(FORMS[divergence](f"bank/point_for_{name}", (0, to), (k,), (to,), (k, to), 1, 2, True, one_way=True))
+            held.append(FORMS[divergence](f"bank/point_for_{name}", (0, to), (k,), (to,), ((k, to),), True, 1, 2, one_way=True))
     return tuple(held)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mrdist.errors import RecipeError
 from mrdist.relation import kernels
-from mrdist.relation.term import Product, Side, Slopes, Sums, Term, Tile, Wanted
+from mrdist.relation.term import Slopes, Sums, Term, Wanted
+from mrdist.relation.tile import Product, Side, Tile
 
 
 class Meant(NamedTuple):

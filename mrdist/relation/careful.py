@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from mrdist.relation.definition import ABSENT
-from mrdist.relation.term import TIE, Product, Rows, Seen, Slopes, Sums, Term, Tile, Wanted
+from mrdist.relation.term import Relation, Rows, Seen, Slopes, Sums, Term, Wanted
+from mrdist.relation.tile import TIE, Product, Tile, over_columns, over_rows
 
 
 class Integrand(NamedTuple):
@@ -57,14 +58,16 @@ class CarefulContrast(Term):
     scale: int
 
     reductions: ClassVar[tuple[str, ...]] = ("max", "sum")
-    figures: ClassVar[tuple[str, ...]] = ("accuracy", "reference")
 
     @property
     def own(self) -> tuple[Product, ...]:
         return (self.student,)
 
-    def width(self, sweep: int) -> int:
-        return (1, 3)[sweep] if sweep < 2 else 0
+    def figures(self, direction: int) -> tuple[str, ...]:
+        return ("accuracy", "reference")[direction:]
+
+    def width(self, sweep: int, direction: int) -> int:
+        return (1, (3, 2)[direction])[sweep] if sweep < 2 else 0
 
     def _logits(self, tile: Tile) -> Tensor:
         return tile.logits(self.student, self.scale, self.rows, self.columns, own_too=False)
@@ -73,16 +76,11 @@ class CarefulContrast(Term):
         s, a = tile.cosines(self.student), self._logits(tile)
         if sweep == 0:
             return Sums(a.amax(1)[None], a.amax(0)[None] if both else None)
-        tie = TIE * torch.finfo(s.dtype).eps
         exist = a > ABSENT / 2
-        out = []
-        for dim, peak, own in (
-            (1, rows[0][:, None], tile.rows.own[self.student][:, None]),
-            (0, columns[0], tile.columns.own[self.student]),
-        ):
-            x = (a - peak).exp() * exist
-            out.append(torch.stack([x.sum(dim), (x * s).sum(dim), ((s > own + tie) & exist).to(s.dtype).sum(dim)]))
-        return Sums(out[0], out[1] if both else None)
+        own = tile.rows.own[self.student] + TIE * torch.finfo(s.dtype).eps
+        beaten = ((s > own[:, None]) & exist).to(s.dtype)
+        x, y = ((a - peak).exp() * exist for peak in (rows[0][:, None], columns[0]))
+        return Sums(over_columns((x, x * s, beaten), None), over_rows((y, y * s), None) if both else None)
 
     def settled(self, seen: Seen) -> Tensor:
         return seen.sums[0]
@@ -92,9 +90,11 @@ class CarefulContrast(Term):
         return seen.sums[1][0].log() + seen.sums[0][0] - seen.scalars[self.scale] * seen.own
 
     def costs(self, seen: Seen) -> Rows:
-        surprise = self._surprise(seen)
+        surprise, (_, _, *beaten) = self._surprise(seen), seen.sums[1]
         cost = torch.logaddexp(surprise, torch.zeros_like(surprise))
-        figures = {"accuracy": (seen.sums[1][2] == 0).double(), "reference": seen.columns.clamp(min=1).log().expand_as(cost)}
+        figures = {"reference": seen.columns.clamp(min=1).log().expand_as(cost)}
+        if beaten:
+            figures["accuracy"] = (beaten[0] == 0).to(cost.dtype)
         return Rows(cost, figures, torch.zeros_like(cost, dtype=torch.bool))
 
     def coefficients(self, seen: Seen, weight: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class CarefulContrast(Term):
         return torch.stack([normaliser, weight, weight * surprise.sigmoid()])
 
     def scalar_slopes(self, seen: Seen, weight: Tensor) -> dict[int, Tensor]:
-        others, moment, _ = seen.sums[1]
+        others, moment = seen.sums[1][:2]
         # The mean cosine of the others less the own one, as far as the others have the row.
         apart = torch.where(others > 0, moment / others - seen.own, 0.0)
         return {self.scale: (weight * apart * self._surprise(seen).sigmoid()).sum()}
@@ -118,28 +118,20 @@ class CarefulContrast(Term):
 
 
 @dataclass(frozen=True)
-class CarefulDivergence(Term):
+class CarefulDivergence(Relation):
     """A divergence of the student's softmax rows from a teacher's, or from a mixture of two teachers'."""
 
-    teachers: tuple[Product, ...]  # one, or two that are mixed
     student_scale: int
     teacher_scale: int
-    own_too: bool  # whether a row relates to its own column
     divergence: str  # a key of INTEGRANDS
     share: int | None = None  # of the first of two teachers: its place among the scalars
 
     reductions: ClassVar[tuple[str, ...]] = ("max", "sum", "sum")
-    figures: ClassVar[tuple[str, ...]] = ("perplexity", "reference")
 
-    @property
-    def excludes_own(self) -> bool:
-        return not self.own_too
+    def figures(self, direction: int) -> tuple[str, ...]:
+        return "perplexity", "reference"
 
-    @property
-    def products(self) -> tuple[Product, ...]:
-        return self.student, *self.teachers
-
-    def width(self, sweep: int) -> int:
+    def width(self, sweep: int, direction: int) -> int:
         logits = 1 + len(self.teachers)
         return (logits, logits, 4 + len(self.teachers))[sweep] if sweep < 3 else 0
 

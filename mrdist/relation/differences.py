@@ -16,7 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mrdist.relation.term import Product, Rows, Seen, Slopes, Sums, Term, Tile, Wanted
+from mrdist.relation.term import Relation, Rows, Seen, Slopes, Sums, Wanted
+from mrdist.relation.tile import Product, Tile
 
 SAME = 64.0
 """Rounding errors of a squared distance within which two rows are one: their distance is 0, and so is its gradient."""
@@ -36,31 +37,23 @@ COSTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
 
 
 @dataclass(frozen=True)
-class Difference(Term):
+class Difference(Relation):
     """The mean of f(student's number − teacher's) over a row's columns; two teachers' numbers may be mixed."""
 
-    teachers: tuple[Product, ...]  # one, or two that are mixed
-    own_too: bool  # whether a row relates to its own column
     divergence: str  # a key of COSTS
     distance: bool  # distances over their mean; else cosines
     share: int | None = None  # of the first of two teachers: its place among the scalars
 
     reductions: ClassVar[tuple[str, ...]] = ("sum", "sum")
-    figures: ClassVar[tuple[str, ...]] = ("reference",)
-
-    @property
-    def excludes_own(self) -> bool:
-        return not self.own_too
-
-    @property
-    def products(self) -> tuple[Product, ...]:
-        return self.student, *self.teachers
 
     @property
     def own(self) -> tuple[Product, ...]:
         return tuple((k, k) for product in self.products for k in product) if self.distance else ()
 
-    def width(self, sweep: int) -> int:
+    def figures(self, direction: int) -> tuple[str, ...]:
+        return ("reference",)
+
+    def width(self, sweep: int, direction: int) -> int:
         return (len(self.products), 2 + len(self.products))[sweep] if sweep < 2 else 0
 
     def _numbers(self, tile: Tile) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial, reduce
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from mrdist.ranks import Ranks
 from mrdist.relation.bodies import Backend, Meant
 from mrdist.relation.schedule import Block, Layout, blocks
-from mrdist.relation.term import Product, Seen, Side, Term, Tile
+from mrdist.relation.term import Seen, Term
+from mrdist.relation.tile import Product, Side, Tile
 from mrdist.relation.travel import Board, Held, Travel
 
 NOBODY = -1
@@ -107,21 +109,48 @@ class Field:
             here=here,
             rows=counts[slot.direction].clamp(min=1),
             columns=columns.clamp(min=0),
+            average=columns.new_zeros(()),
             ranks=self.problem.ranks,
         )
 
     def outcome(self) -> tuple[Tensor, Tensor, Tensor]:
         """Terms [K], figures [F] slot by slot, and how many rows lost a sum; global. Every rank calls."""
         values = [self.problem.counts.new_zeros(()) for _ in self.problem.terms]
-        figures, lost = [], [values[0]]
+        figures, lost, cosines = [], [values[0]], self._cosines()
         for slot in self.slots:
             term, seen = self.term(slot), self.seen(slot)
-            rows = term.costs(seen)
+            rows = term.costs(seen._replace(average=cosines.get(slot.term, seen.average) / (seen.rows * seen.columns)))
             values[slot.term] = values[slot.term] + seen.mean(rows.cost) / term.directions
-            figures += [seen.mean(rows.figures[name]) for name in term.figures]
+            figures += [seen.mean(rows.figures[name]) for name in term.figures(slot.direction)]
             lost.append((rows.lost * seen.here).sum())
         whole = self.problem.ranks.total(torch.stack([*values, *figures, torch.stack(lost).sum()]))
         return whole[: len(values)].to(self.wide), whole[len(values) : -1].to(self.wide), whole[-1]
+
+    def _cosines(self) -> dict[int, Tensor]:
+        """By term: the sum over all pairs of the cosines that it wants averaged, 0-dim: Σ_i x_i · Σ_j y_j. Every rank calls."""
+        asked = {t: (term, *term.averaged) for t, term in enumerate(self.problem.terms) if term.averaged}
+        if not asked:
+            return {}
+        mine, theirs = Side(self.mine, self.problem.flags, {}), self.columns()
+        rows = {(0, term.rows, x): self._added(mine, term.rows, x) for term, x, _ in asked.values()}
+        columns = {(1, term.columns, y): self._added(theirs, term.columns, y) for term, _, y in asked.values()}
+        own = torch.stack([self._added(mine, term.rows, x, y).sum() * term.excludes_own for term, x, y in asked.values()])
+        held = self.problem.ranks.total(torch.cat([*rows.values(), *columns.values(), own]))
+        whole = dict(zip((*rows, *columns), held[: -len(own)].view(len(rows) + len(columns), -1), strict=True))
+        sums = {}
+        for (t, (term, x, y)), less in zip(asked.items(), held[-len(own) :], strict=True):
+            beyond = self._added(self.queue, term.columns, y) if self.queue is not None and term.symmetric else 0.0
+            sums[t] = (whole[0, term.rows, x] * (whole[1, term.columns, y] + beyond)).sum() - less
+        return sums
+
+    def _added(self, side: Side, needs: Sequence[int], *modalities: int) -> Tensor:
+        """[d], some rows at a time: the sum of a modality's rows, or of products of two number by number, that have all of `needs`."""
+        here, whole = side.has(needs), self.numbers().new_zeros(side.features[0].shape[1])
+        for p in blocks(NOBODY, len(side.features[0]), self.problem.block):
+            part = slice(p.start, p.stop)
+            rows = reduce(torch.mul, (side.features[k][part].to(self.wide) for k in modalities))
+            whole += rows.sum(0) if here is None else here[part].to(self.wide) @ rows
+        return whole
 
     def visits(self, known: Sequence[Tensor], boards: Sequence[Board] = (), *, back: bool = False) -> Iterator[Visit]:
         """Every tile that is this rank's to compute. Every rank must finish the loop.
@@ -133,9 +162,9 @@ class Field:
         """
         vectors, places = self.packed(known)
         for station in self.travel.stations(vectors, boards):
+            side = cache(partial(self.side, station.columns | station.rows, places))
             for i, j, both in self.problem.layout.meetings(len(self.mine[0]), self.problem.block, tuple(station.columns)):
-                rows, here = self.side(station.rows[i.owner], i, places)
-                columns, there = self.side(station.columns[j.owner], j, places)
+                (rows, here), (columns, there) = side(i), side(j)
                 alone = not both and i != j
                 apart = 1 - torch.eye(i.stop - i.start, dtype=self.wide, device=self.mine[0].device) if i == j else None
                 tile = Tile(rows, columns, self.scalars, apart=apart, counted=(1.0, 1.0 if both else 0.5))
@@ -150,12 +179,17 @@ class Field:
         within = tuple(k for k, slot in enumerate(self.slots) if self.term(slot).symmetric)
         if self.queue is None or not within:
             return
+        side = cache(partial(self.side, {self.problem.ranks.rank: Held(self.mine, vectors)}, places))
         for j in blocks(NOBODY, len(self.queue.features[0]), self.problem.block):
             columns = _part(self.queue, slice(j.start, j.stop))
             for i in blocks(self.problem.ranks.rank, len(self.mine[0]), self.problem.block):
-                rows, here = self.side(Held(self.mine, vectors), i, places)
+                rows, here = side(i)
                 meant = tuple(Meant(self.term(self.slots[k]), here[k], nothing(here[k], j)) for k in within)
                 yield Visit(Tile(rows, columns, self.scalars), i, j, meant, within, both=False, takes=(True, False))
+
+    def columns(self) -> Side:
+        """This rank's part of the columns, without a queue's."""
+        return Side(self.mine, self.problem.flags, {})
 
     def strange(self) -> tuple[Tensor, ...]:
         """Features of columns that are no rows."""
@@ -171,11 +205,11 @@ class Field:
         carried = [torch.stack([*flags, *self._own.values()])] if len(flags) or self._own else []
         return torch.cat([*carried, *known]).to(self.wide), slices([len(flags), len(self._own), *(len(k) for k in known)])
 
-    def side(self, held: Held, at: Block, places: Sequence[slice]) -> tuple[Side, list[Tensor]]:
+    def side(self, held: Mapping[int, Held], places: Sequence[slice], at: Block) -> tuple[Side, list[Tensor]]:
         """A block of somebody's rows, and their numbers by slot."""
-        vectors = held.vectors[:, at.start : at.stop]
+        vectors = held[at.owner].vectors[:, at.start : at.stop]
         flags, own, *known = (vectors[place] for place in places)
-        features = tuple(rows[at.start : at.stop] for rows in held.features)
+        features = tuple(rows[at.start : at.stop] for rows in held[at.owner].features)
         return Side(features, None if self.problem.flags is None else flags, dict(zip(self._own, own, strict=True))), known
 
     def _visit(

@@ -13,7 +13,8 @@ from mrdist.relation.kernels import Comparison, Margins, Want, gradient, sums
 from mrdist.relation.kernels import Contrast as Contrasted
 from mrdist.relation.kernels import Sums as Given
 from mrdist.relation.quick import Contrast, Divergence, Jeffrey
-from mrdist.relation.term import TIE, Product, Side, Slopes, Sums, Tile, Wanted
+from mrdist.relation.term import Slopes, Sums, Wanted
+from mrdist.relation.tile import TIE, Product, Side, Tile
 
 if TYPE_CHECKING:
     from mrdist.relation.kernels import Gradient
@@ -43,10 +44,7 @@ class Fused(Backend):
             asked = _asked(tile, meant, sheet)
             given = sums(tile.rows.features[x], tile.columns.features[y], *asked, diagonal=tile.apart is not None)
             for k, margins in zip(sheet.places, _listed(given), strict=True):
-                term = meant[k].term
-                if _compares(term):
-                    margins = Margins(*(torch.cat([m, mean[None]]) for m, mean in zip(margins, _cosine_sums(tile, term), strict=True)))
-                held[k] = Sums(margins.rows, margins.columns if both or term.directions == 2 else None)
+                held[k] = Sums(margins.rows, margins.columns if both or meant[k].term.directions == 2 else None)
         return [held[k] for k in range(len(meant))]
 
     def slopes(self, tile: Tile, meant: Sequence[Meant], wanted: Wanted) -> Slopes:
@@ -110,7 +108,6 @@ def _asked(tile: Tile, meant: Sequence[Meant], sheet: _Sheet) -> tuple[Contraste
             _here(tile.rows, term.rows),
             _here(tile.columns, term.columns),
             tile.rows.own[term.student],
-            tile.columns.own[term.student],
             TIE * torch.finfo(torch.float32).eps,
         )
     comparisons = []
@@ -144,14 +141,3 @@ def _margins(meant: Meant) -> Margins:
 
 def _listed(given: Given) -> list[Margins]:
     return [*([] if given.contrast is None else [given.contrast]), *given.comparisons]
-
-
-def _cosine_sums(tile: Tile, term: Divergence) -> tuple[Tensor, Tensor]:
-    """[m] and [n]: the sum of the teacher's cosines over the columns, and over the rows, that are here; without meeting a pair."""
-    rows, columns = (side.features[k].float() for side, k in zip((tile.rows, tile.columns), term.teacher, strict=True))
-    here, there = _here(tile.rows, term.rows).float(), _here(tile.columns, term.columns).float()
-    by_row, by_column = rows @ (there @ columns), columns @ (here @ rows)
-    if term.excludes_own and tile.apart is not None:
-        own = (rows * columns).sum(-1)
-        by_row, by_column = by_row - own * there, by_column - own * here
-    return by_row, by_column

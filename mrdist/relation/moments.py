@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mrdist.ranks import Ranks
-from mrdist.relation.term import Product, Side
+from mrdist.relation.tile import Product, Side
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from mrdist.errors import RecipeError
 from mrdist.ranks import Ranks
-from mrdist.relation.term import Side
+from mrdist.relation.tile import Side
 
 
 class Queue(NamedTuple):

@@ -9,7 +9,7 @@ Logits a = γ · student's cosine, b = β · teacher's, c = a − b; p, q their 
     (3) CE_i = log(1 + n_i / e^{a_ii}), n_i = Σ_{j≠i} e^{a_ij}                      exact however small it is, unlike −log p_ii
         ∂CE_i/∂a_ij = p_ij, j ≠ i, and −n_i / Z_i for j = i                         never formed as p_ii − 1
 
-so that sums of e^a, e^b, e^a c and e^b c over a row are all that its tiles have to say. Exponents share one offset (`term.offset`).
+so that sums of e^a, e^b, e^a c and e^b c over a row are all that its tiles have to say. Exponents share one offset (`tile.offset`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from mrdist.relation.careful import CarefulContrast, CarefulDivergence
-from mrdist.relation.term import TIE, Product, Rows, Seen, Slopes, Sums, Term, Tile, Wanted, offset, over_columns, over_rows
+from mrdist.relation.term import Relation, Rows, Seen, Slopes, Sums, Term, Wanted
+from mrdist.relation.tile import TIE, Product, Tile, offset, over_columns, over_rows
 
 LOST = 1e-25
 """A sum below this has lost terms that matter to float32: its largest exponent was near the least that float32 holds."""
@@ -34,14 +35,15 @@ class Contrast(Term):
 
     scale: int
 
-    figures: ClassVar[tuple[str, ...]] = ("accuracy", "reference")
-
     @property
     def own(self) -> tuple[Product, ...]:
         return (self.student,)
 
-    def width(self, sweep: int) -> int:
-        return 3 if sweep == 0 else 0
+    def figures(self, direction: int) -> tuple[str, ...]:
+        return ("accuracy", "reference")[direction:]  # nobody asks how often columns are right
+
+    def width(self, sweep: int, direction: int) -> int:
+        return (3, 2)[direction] if sweep == 0 else 0
 
     def careful(self) -> Term:
         return CarefulContrast(self.name, self.student, self.rows, self.columns, self.scale, one_way=self.one_way)
@@ -49,21 +51,22 @@ class Contrast(Term):
     def sums(self, tile: Tile, sweep: int, rows: Tensor, columns: Tensor, *, both: bool) -> Sums:
         s = tile.cosines(self.student)
         x = tile.without_own(tile.power(self.student, self.scale))
-        tie = TIE * torch.finfo(s.dtype).eps
-        own, there = tile.rows.own[self.student], tile.columns.own[self.student]
-        # Equal to `own` in a batch; in a bank the own column is another picture of the shape, and no mistake.
-        beaten, stolen = tile.without_own((s > own[:, None] + tie).to(s.dtype)), (s > there + tie).to(s.dtype)
+        own = tile.rows.own[self.student] + TIE * torch.finfo(s.dtype).eps
+        # In a batch the own pair never is; in a bank the own column is another picture of the shape, and no mistake.
+        beaten = tile.without_own((s > own[:, None]).to(s.dtype))
         moment = x * s
         return Sums(
             over_columns((x, moment, beaten), tile.columns.has(self.columns)),
-            over_rows((x, moment, stolen), tile.rows.has(self.rows)) if both else None,
+            over_rows((x, moment), tile.rows.has(self.rows)) if both else None,
         )
 
     def costs(self, seen: Seen) -> Rows:
-        others, _, beaten = seen.sums[0]
+        others, _, *beaten = seen.sums[0]
         scale = seen.scalars[self.scale]
         cost = torch.logaddexp(others.log() + offset(scale) - scale * seen.own, torch.zeros_like(others))
-        figures = {"accuracy": (beaten == 0).to(cost.dtype), "reference": seen.columns.clamp(min=1).log().expand_as(cost)}
+        figures = {"reference": seen.columns.clamp(min=1).log().expand_as(cost)}
+        if beaten:
+            figures["accuracy"] = (beaten[0] == 0).to(cost.dtype)
         return Rows(cost, figures, self._mass(seen) < LOST)
 
     def _mass(self, seen: Seen) -> Tensor:
@@ -75,7 +78,7 @@ class Contrast(Term):
         return torch.stack([share, share * seen.sums[0][0]])
 
     def scalar_slopes(self, seen: Seen, weight: Tensor) -> dict[int, Tensor]:
-        others, moment, _ = seen.sums[0]
+        others, moment = seen.sums[0][:2]
         return {self.scale: (weight * (moment - seen.own * others) / self._mass(seen)).sum()}
 
     def slopes(self, tile: Tile, rows: Tensor, columns: Tensor, wanted: Wanted) -> Slopes:
@@ -105,28 +108,29 @@ class At(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Divergence(Term):
-    """How far a softmax row of the student's cosines is from the teacher's."""
+class Divergence(Relation):
+    """How far a softmax row of the student's cosines is from the one teacher's."""
 
-    teacher: Product
     student_scale: int
     teacher_scale: int
-    own_too: bool  # whether a row relates to its own column
 
-    figures: ClassVar[tuple[str, ...]] = ("perplexity", "reference")
     divergence: ClassVar[str]
     """Its name among the careful ones."""
 
     @property
-    def excludes_own(self) -> bool:
-        return not self.own_too
+    def teacher(self) -> Product:
+        """The teacher's cosines."""
+        return self.teachers[0]
 
     @property
-    def products(self) -> tuple[Product, ...]:
-        return self.student, self.teacher
+    def averaged(self) -> Product:
+        return self.teacher
 
-    def width(self, sweep: int) -> int:
-        return 6 if sweep == 0 else 0
+    def figures(self, direction: int) -> tuple[str, ...]:
+        return "perplexity", "reference"
+
+    def width(self, sweep: int, direction: int) -> int:
+        return 5 if sweep == 0 else 0
 
     def careful(self) -> Term:
         return CarefulDivergence(
@@ -134,37 +138,37 @@ class Divergence(Term):
             self.student,
             self.rows,
             self.columns,
-            (self.teacher,),
+            self.teachers,
+            self.own_too,
             self.student_scale,
             self.teacher_scale,
-            self.own_too,
             self.divergence,
             one_way=self.one_way,
         )
 
     def sums(self, tile: Tile, sweep: int, rows: Tensor, columns: Tensor, *, both: bool) -> Sums:
-        e, q, r = tile.power(self.student, self.student_scale), tile.power(self.teacher, self.teacher_scale), tile.cosines(self.teacher)
-        b = tile.scalars[self.teacher_scale] * r
+        e, q = tile.power(self.student, self.student_scale), tile.power(self.teacher, self.teacher_scale)
+        b = tile.scalars[self.teacher_scale] * tile.cosines(self.teacher)
         c = tile.scalars[self.student_scale] * tile.cosines(self.student) - b
         if not self.own_too:
-            e, q, r = tile.without_own(e), tile.without_own(q), tile.without_own(r)
-        seen = (e, q, e * c, q * c, q * b, r)
+            e, q = tile.without_own(e), tile.without_own(q)
+        seen = (e, q, e * c, q * c, q * b)
         return Sums(over_columns(seen, tile.columns.has(self.columns)), over_rows(seen, tile.rows.has(self.rows)) if both else None)
 
     def costs(self, seen: Seen) -> Rows:
-        za, zb, _, _, v, r = seen.sums[0]
+        za, zb, _, _, v = seen.sums[0]
         beta = seen.scalars[self.teacher_scale]
         there = (seen.columns > 0) & (seen.here > 0)
         normaliser = zb.log() + offset(beta)
         entropy = normaliser - v / zb
-        even = normaliser - beta * r / seen.columns  # −mean log q
+        even = normaliser - beta * seen.average  # −mean log q, where the mean over rows is taken
         figures = {"perplexity": entropy.exp(), "reference": self.ignorant(seen.columns.log(), even, entropy)}
         kept = {name: torch.where(there, values, 0.0) for name, values in figures.items()}
         kept["perplexity"] = torch.where(there, kept["perplexity"], 1.0)
         return Rows(torch.where(there, self.cost(seen), 0.0), kept, there & (torch.minimum(za, zb) < LOST))
 
     def coefficients(self, seen: Seen, weight: Tensor) -> Tensor:
-        za, zb, ua, ub, _, _ = seen.sums[0]
+        za, zb, ua, ub, _ = seen.sums[0]
         student, teacher = weight / za, weight / zb
         rows = torch.stack([student, student * ua / za, teacher, teacher * ub / zb])
         return torch.where((weight != 0) & (seen.columns > 0), rows, 0.0)
@@ -210,7 +214,7 @@ class Jeffrey(Divergence):
     divergence: ClassVar[str] = "jeffrey"
 
     def cost(self, seen: Seen) -> Tensor:
-        za, zb, ua, ub, _, _ = seen.sums[0]
+        za, zb, ua, ub, _ = seen.sums[0]
         cost: Tensor = ua / za - ub / zb
         return cost
 
@@ -231,7 +235,7 @@ class Kullback(Divergence):
     divergence: ClassVar[str] = "kl"
 
     def cost(self, seen: Seen) -> Tensor:
-        za, zb, _, ub, _, _ = seen.sums[0]
+        za, zb, _, ub, _ = seen.sums[0]
         gamma, beta = seen.scalars[self.student_scale], seen.scalars[self.teacher_scale]
         cost: Tensor = (za.log() + offset(gamma)) - (zb.log() + offset(beta)) - ub / zb
         return cost

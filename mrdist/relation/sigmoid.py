@@ -6,13 +6,13 @@ L = (1/n) Σ_ij −log σ(z_ij (t a_i·b_j + β)),   z = 1 on the diagonal, −1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mrdist.relation.term import TIE, Product, Rows, Seen, Slopes, Sums, Term, Tile, Wanted, over_columns, over_rows
+from mrdist.relation.term import Rows, Seen, Slopes, Sums, Term, Wanted
+from mrdist.relation.tile import TIE, Product, Tile, over_columns, over_rows
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,15 @@ class Sigmoid(Term):
     scale: int
     bias: int
 
-    figures: ClassVar[tuple[str, ...]] = ("accuracy",)
-
     @property
     def own(self) -> tuple[Product, ...]:
         return (self.student,)
 
-    def width(self, sweep: int) -> int:
-        return 2 if sweep == 0 else 0
+    def figures(self, direction: int) -> tuple[str, ...]:
+        return ("accuracy",)[direction:]
+
+    def width(self, sweep: int, direction: int) -> int:
+        return (2, 1)[direction] if sweep == 0 else 0
 
     def _logits(self, tile: Tile) -> Tensor:
         return tile.scalars[self.scale] * tile.cosines(self.student) + tile.scalars[self.bias]
@@ -39,17 +40,17 @@ class Sigmoid(Term):
         cost = softplus(logits)
         if tile.apart is not None:
             cost = cost - (1 - tile.apart) * logits  # log(1 + e^x) - x = log(1 + e^-x)
-        tie = TIE * torch.finfo(s.dtype).eps
-        beaten = (s > tile.rows.own[self.student][:, None] + tie).to(s.dtype)
-        stolen = (s > tile.columns.own[self.student] + tie).to(s.dtype)
+        own = tile.rows.own[self.student] + TIE * torch.finfo(s.dtype).eps
+        beaten = (s > own[:, None]).to(s.dtype)
         return Sums(
             over_columns((cost, beaten), tile.columns.has(self.columns)),
-            over_rows((cost, stolen), tile.rows.has(self.rows)) if both else None,
+            over_rows((cost,), tile.rows.has(self.rows)) if both else None,
         )
 
     def costs(self, seen: Seen) -> Rows:
-        cost, beaten = seen.sums[0]
-        return Rows(cost, {"accuracy": (beaten == 0).to(cost.dtype)}, torch.zeros_like(cost, dtype=torch.bool))
+        cost, *beaten = seen.sums[0]
+        figures = {"accuracy": (beaten[0] == 0).to(cost.dtype)} if beaten else {}
+        return Rows(cost, figures, torch.zeros_like(cost, dtype=torch.bool))
 
     def coefficients(self, seen: Seen, weight: Tensor) -> Tensor:
         return weight[None]

@@ -26,7 +26,8 @@ from mrdist.relation.field import Field, Problem
 from mrdist.relation.moments import Squared
 from mrdist.relation.queue import Queue
 from mrdist.relation.schedule import Layout, choose, even
-from mrdist.relation.term import Side, Term
+from mrdist.relation.term import Term
+from mrdist.relation.tile import Side
 from mrdist.relation.tiled import Streamed
 from mrdist.relation.unit import unit
 
@@ -41,7 +42,7 @@ class Tiling:
     """How the work is cut up and shared; nothing here changes a result beyond rounding."""
 
     mode: str = "auto"  # auto | row | pair | ring | grid: see `schedule`
-    block: int = 0  # rows and columns of a tile; 0: 512 on a CPU, 4096 on a GPU
+    block: int = 0  # rows and columns of a tile; 0: 256 on a CPU, 4096 on a GPU
     backend: str = "auto"  # auto | torch | triton
     compile: str = "auto"  # auto | never | always: torch.compile for tiles that torch computes
     operands: str = "input"  # input (half precision if all embeddings are) | float32 | bfloat16: what matrix products read
@@ -123,7 +124,7 @@ def relation_terms(
         terms=tuple(term for term in terms if isinstance(term, Term)),
         layout=Layout(mode.name, ranks.rank, ranks.size, mode.files),
         ranks=ranks,
-        block=even(rows, tiling.block or (4096 if points.is_cuda else 512)),
+        block=even(rows, tiling.block or (4096 if points.is_cuda else 256)),
         backend=backend(tiling.backend, tiling.compile, points.device, operands, pairs=rows * rows * ranks.size),
         flags=flags,
         counts=counts[[isinstance(term, Term) for term in terms] + [False] * len(held)],
@@ -241,8 +242,8 @@ def _named(terms: Sequence[Term], figures: Tensor) -> dict[str, Tensor]:
     held: dict[str, Tensor] = {}
     values = iter(figures)
     for term in terms:
-        by_direction = [{name: next(values) for name in term.figures} for _ in range(term.directions)]
-        for name in term.figures:
+        by_direction = [{name: next(values) for name in term.figures(d)} for d in range(term.directions)]
+        for name in term.figures(0):
             if name == "perplexity" and term.directions == 2:
                 there, back = ("image_to_text", "text_to_image") if term.name.endswith("image") else ("text_to_image", "image_to_text")
                 held[f"perplexity/cross/{there}"], held[f"perplexity/cross/{back}"] = (figure[name] for figure in by_direction)

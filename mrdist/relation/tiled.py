@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mrdist.errors import RecipeError
 from mrdist.relation.field import Field, Visit, slices
-from mrdist.relation.term import Product, Wanted
+from mrdist.relation.term import Wanted
+from mrdist.relation.tile import Product
 from mrdist.relation.travel import Board
 
 
@@ -62,7 +63,7 @@ def sweep(field: Field) -> None:
 
 def _swept(field: Field, n: int, known: Sequence[Tensor]) -> list[Tensor]:
     """The sums of one sweep, per slot [k, b], whole."""
-    widths = [field.term(slot).width(n) for slot in field.slots]
+    widths = [field.term(slot).width(n, slot.direction) for slot in field.slots]
     kinds = [field.term(slot).reductions[n] if width else "" for slot, width in zip(field.slots, widths, strict=True)]
     places, shape = slices(widths), (sum(widths), len(field.mine[0]))
     boards = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mrdist.ranks import Ranks
 from mrdist.relation.schedule import Block, Layout
-from mrdist.relation.term import times
+from mrdist.relation.tile import times
 
 
 class Held(NamedTuple):

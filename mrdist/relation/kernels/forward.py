@@ -21,21 +21,19 @@ def put(values, here_i, here_j, Rows, Columns):
 
 
 @triton.jit
-def contrast(s, alpha, here_i, here_j, own_i, own_j, tie, rows, columns, Rows, Columns,
+def contrast(s, alpha, here_i, here_j, own_i, tie, rows, columns, Rows, Columns,
              TALL: tl.constexpr, WIDE: tl.constexpr, DIAGONAL: tl.constexpr):  # fmt: skip
-    """neg, moment and beaten of cosines s."""
+    """neg and moment of cosines s, and beaten of its rows."""
     mu_i, mu_j = tl.load(here_i + rows).to(tl.float32), tl.load(here_j + columns).to(tl.float32)
     x = power(tl.load(alpha), s)
-    before_i = s > (tl.load(own_i + rows) + tie)[:, None]
-    before_j = s > (tl.load(own_j + columns) + tie)[None, :]
+    before = s > (tl.load(own_i + rows) + tie)[:, None]
     if DIAGONAL:
         other = rows[:, None] != columns[None, :]
         x = tl.where(other, x, 0.0)
-        before_i, before_j = before_i & other, before_j & other
+        before = before & other
     put(x, mu_i, mu_j, Rows, Columns)
     put(x * s, mu_i, mu_j, Rows + TALL, Columns + WIDE)
-    tl.store(Rows + 2 * TALL + tl.arange(0, s.shape[0]), tl.sum(tl.where(before_i, mu_j[None, :], 0.0), 1))
-    tl.store(Columns + 2 * WIDE + tl.arange(0, s.shape[1]), tl.sum(tl.where(before_j, mu_i[:, None], 0.0), 0))
+    tl.store(Rows + 2 * TALL + tl.arange(0, s.shape[0]), tl.sum(tl.where(before, mu_j[None, :], 0.0), 1))
 
 
 @triton.jit
@@ -59,27 +57,28 @@ def compare(s, r, gamma, beta, here_i, here_j, rows, columns, Rows, Columns, TAL
 @triton.jit(do_not_specialize=["m", "n"])
 def tile_sums(
     X, Y, U1, V1, U2, V2, m, n,
-    alpha, mu_i, mu_j, own_i, own_j, tie,
+    alpha, mu_i, mu_j, own_i, tie,
     gamma1, beta1, rho1, kappa1, gamma2, beta2, rho2, kappa2,
     Rows, Columns,
     D: tl.constexpr, CONTRAST: tl.constexpr, TEACHERS: tl.constexpr, SHARED: tl.constexpr,
     DIAGONAL: tl.constexpr, APART1: tl.constexpr, APART2: tl.constexpr,
     TALL: tl.constexpr, WIDE: tl.constexpr, P: tl.constexpr, DEPTH: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
-    """One tile's Rows [column tiles, row tiles, P, K, TALL] and Columns [column tiles, row tiles, K, WIDE].
+    """One tile's Rows [column tiles, row tiles, P, K, TALL] and Columns [column tiles, row tiles, L, WIDE].
 
-    K numbers: 3 of a contrast and 5 of each teacher.
+    K, L numbers: 3 of a contrast's rows, 2 of its columns, and 5 of each teacher.
 
     SHARED: the first teacher's columns are the student's (V1 is Y). APART1, APART2: that comparison leaves the diagonal out.
     Vectors have a number for every row or column of every tile, masks a zero where the operands end.
     """
     K: tl.constexpr = 3 * CONTRAST + 5 * TEACHERS
+    L: tl.constexpr = 2 * CONTRAST + 5 * TEACHERS
     W: tl.constexpr = WIDE // P
     i, j = tl.program_id(0) * TALL, tl.program_id(1) * WIDE
     rows = i + tl.arange(0, TALL)
     tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     Rows += tile * (P * K * TALL)
-    Columns += tile * (K * WIDE)
+    Columns += tile * (L * WIDE)
     if SHARED:
         s, r = products(X, U1, Y, i, j, m, n, D, TALL, WIDE, DEPTH, DESCRIPTORS)
     else:
@@ -88,9 +87,9 @@ def tile_sums(
     if CONTRAST:
         for p in tl.static_range(P):
             columns = j + p * W + tl.arange(0, W)
-            contrast(s[p], alpha, mu_i, mu_j, own_i, own_j, tie, rows, columns, Rows + p * K * TALL, Columns + p * W, TALL, WIDE, DIAGONAL)
+            contrast(s[p], alpha, mu_i, mu_j, own_i, tie, rows, columns, Rows + p * K * TALL, Columns + p * W, TALL, WIDE, DIAGONAL)
         Rows += 3 * TALL
-        Columns += 3 * WIDE
+        Columns += 2 * WIDE
     if TEACHERS > 0:
         if not SHARED:
             r = product(U1, V1, i, j, m, n, D, TALL, WIDE, DEPTH, DESCRIPTORS)

@@ -4,7 +4,7 @@ For unit rows X_i, Y_j of the student and U_i, V_j of up to two teachers, s = X_
 for the idea of tiles; the Jeffrey terms are ours). With one offset for all rows, max(scale − 60, 0): cosines are bounded, so no running
 maximum is needed, and sums of tiles, blocks and ranks are added as they are.
 
-    contrast     x = e^(α s − offset)        neg = Σ x     moment = Σ x s     beaten = #{s > own + tie}          j ≠ own
+    contrast     x = e^(α s − offset)        neg = Σ x     moment = Σ x s     beaten = #{s > own + tie}, of rows     j ≠ own
     comparison   a = γ s   b = β r   c = a − b   e = e^(a − offset)   q = e^(b − offset)
                  Z_a = Σ e     Z_b = Σ q     U_a = Σ e c     U_b = Σ q c     V = Σ q b
 
@@ -30,8 +30,7 @@ class Contrast(NamedTuple):
     scale: Tensor | float  # α; a tensor of one number is read on the device: no waiting, no compiling anew
     rows_here: Tensor  # [m] bool, μ_i
     columns_here: Tensor  # [n] bool, μ_j
-    rows_own: Tensor  # [m] float32: cosine of each row's shape with its own column, wherever that is
-    columns_own: Tensor  # [n] float32
+    own: Tensor  # [m] float32: cosine of each row's shape with its own column, wherever that is
     tie: float  # cosines count as beaten from here on above their own
 
 
@@ -90,7 +89,7 @@ def sums(
     Args:
         X: [m, d] unit rows, bfloat16, float16 or float32 (then no TensorFloat-32); d a multiple of 16.
         Y: [n, d].
-        contrast: gives Margins of neg, moment and beaten, [3, m] and [3, n].
+        contrast: gives Margins of neg, moment and beaten, [3, m], and of neg and moment, [2, n].
         comparisons: at most two; each gives Margins of Z_a, Z_b, U_a, U_b and V, [5, m] and [5, n].
         diagonal: whether row r and column r of this block are the same shape; then m = n.
         how: the cut of the tiles; None: what suits the device.
@@ -98,18 +97,17 @@ def sums(
     from mrdist.relation.kernels.forward import tile_sums
 
     how = how or cut(_capability(X), X.dtype, contrast=contrast is not None, teachers=len(comparisons))
-    parts = [3] * (contrast is not None) + [5] * len(comparisons)
+    of_rows, of_columns = ([own] * (contrast is not None) + [5] * len(comparisons) for own in (3, 2))
     tiles = _tiles(X, Y, how)
-    rows = X.new_empty(tiles[1], tiles[0], how.pieces, sum(parts), how.rows, dtype=torch.float32)
-    columns = X.new_empty(tiles[1], tiles[0], sum(parts), how.columns, dtype=torch.float32)
-    given = _given(X, Y, contrast, comparisons, diagonal, how) | dict.fromkeys(("own_i", "own_j", "tie"))
+    rows = X.new_empty(tiles[1], tiles[0], how.pieces, sum(of_rows), how.rows, dtype=torch.float32)
+    columns = X.new_empty(tiles[1], tiles[0], sum(of_columns), how.columns, dtype=torch.float32)
+    given = _given(X, Y, contrast, comparisons, diagonal, how) | dict.fromkeys(("own_i", "tie"))
     if contrast:
-        given |= {"own_i": _whole(contrast.rows_own.float(), how.rows), "own_j": _whole(contrast.columns_own.float(), how.columns)}
-        given |= {"tie": contrast.tie}
+        given |= {"own_i": _whole(contrast.own.float(), how.rows), "tie": contrast.tie}
     tile_sums[tiles](**given, Rows=rows, Columns=columns)
     by_rows = rows.sum((0, 2)).transpose(0, 1).flatten(1)[:, : len(X)]
     by_columns = columns.sum(1).transpose(0, 1).flatten(1)[:, : len(Y)]
-    margins = [Margins(*pair) for pair in zip(torch.split(by_rows, parts), torch.split(by_columns, parts), strict=True)]
+    margins = [Margins(*pair) for pair in zip(torch.split(by_rows, of_rows), torch.split(by_columns, of_columns), strict=True)]
     return Sums(margins.pop(0) if contrast else None, tuple(margins))
 
 

@@ -107,6 +107,25 @@ def test_figures_tell_how_often_no_other_shape_is_nearer_and_what_guessing_costs
     assert set(figures) >= {"perplexity/bank/point_for_text", "reference/bank/point_for_image"}
 
 
+def guess(cosines: Tensor, scale: Tensor) -> float:
+    """What a uniform row pays for a teacher's: the mean over rows of −mean log q − entropy; no cosine is below −2."""
+    log_q, there = (scale.detach() * cosines).log_softmax(-1), cosines > -2
+    return float((there * (log_q.exp() - 1 / there.sum(-1, keepdim=True).double()) * log_q).sum(-1).mean())
+
+
+def test_guessing_is_priced_by_all_columns_of_a_bank_and_of_a_queue() -> None:
+    given, held = drawn(9, image=IMAGE), whole(23, complete=False)
+    image = normal(given.image)[given.has_image]
+    figures = banked(given, held, tiling=SMALL).figures
+    wanted = guess(image @ normal(held.text)[held.has_text].T, given.cross[1])
+    assert float(figures["reference/bank/point_for_image"]) == pytest.approx(wanted, rel=1e-12)
+    queue = filled(given, 11)
+    figures = queued(given, WITHIN, queue, tiling=SMALL).figures
+    others = image @ image.T - 1e6 * torch.eye(len(image))
+    wanted = guess(torch.cat([others, image @ queue.image[queue.has_image].T], 1), given.intra[1])
+    assert float(figures["reference/intra/image"]) == pytest.approx(wanted, rel=1e-12)
+
+
 def test_a_bank_without_texts_has_nothing_to_say_of_them() -> None:
     given, held = drawn(9, text=TEXT), whole(23)
     terms = banked(given, held._replace(has_text=torch.zeros(23).bool()))
