@@ -19,13 +19,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mrdist.data.loader import Loader
+from mrdist.data.parts import write_index, write_part
 from mrdist.data.shards import Shards
-from mrdist.data.triplets import TripletStore, write_index, write_part
+from mrdist.data.triplets import TripletStore
 from mrdist.ranks import Ranks
 from mrdist.recipe import Augment
 from mrdist.shapes import Points, Triplet, TripletBatch
 
-POINTS, WIDTH, BATCH, PART, PARTS, LAUNCHES = 10_000, 512, 64, 256, 4, 10_000
+POINTS, WIDTH, BATCH, PART, PARTS, LAUNCHES = 10_000, 512, 64, 64, 16, 10_000
 
 
 def make_store(folder: Path) -> TripletStore:

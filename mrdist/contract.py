@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ FORMAT = 1
 BOX, MEAN = SCALES = ("unit sphere, box centred", "unit sphere, mean centred")
 """Where the middle of a cloud is: of its box, as every `Points` has it, or the mean of its points, as released weights want it."""
 
-_COLOUR = f"sRGB 0..1; {GREY} where there is none"
+COLOUR = f"sRGB 0..1; {GREY} where there is none"
 """What every `Points` keeps; written down for those who feed a student without them."""
 
 
@@ -45,7 +47,7 @@ class Contract:
 
     def plain(self) -> dict[str, Any]:
         """As JSON knows it."""
-        return {"format": FORMAT, "colour": _COLOUR, **asdict(self)}
+        return {"format": FORMAT, "colour": COLOUR, **asdict(self)}
 
     @classmethod
     def read(cls, tree: Mapping[str, Any], what: str) -> Contract:
@@ -56,7 +58,7 @@ class Contract:
         """
         try:
             axis, scale = tree["axis"], tree["scale"]
-            if tree["format"] != FORMAT or tree["colour"] != _COLOUR or axis not in AXES or scale not in SCALES:
+            if tree["format"] != FORMAT or tree["colour"] != COLOUR or axis not in AXES or scale not in SCALES:
                 raise ValueError("an encoder with other rules for its points")
             parts = {name: part(f"{name}s", tree[name]) for name in ("student", "teacher")}
             trained = {str(key): str(value) for key, value in tree["trained"].items()}
@@ -69,37 +71,13 @@ class Contract:
             raise damaged(what, str(wrong)) from None
 
 
-def card(contract: Contract) -> str:
-    """The model card of an encoder, in Markdown."""
-    facts = {
-        "student": ", ".join(f"{name} {value}" for name, value in asdict(contract.student).items() if value != ""),
-        "embedding": f"{contract.width} numbers, unit length",
-        "points": f"{contract.points} per cloud, {contract.axis} up, {contract.scale}",
-        "colour": _COLOUR,
-        "teacher": ", ".join(f"{name} {value}" for name, value in asdict(contract.teacher).items() if value != ""),
-        "teacher's fingerprint": contract.teacher_fingerprint or "not recorded",
-        **contract.trained,
-        "made with": f"mrdist {contract.mrdist}",
-    }
-    table = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
-    return f"""---
-library_name: mrdist
-tags: [point-cloud, zero-shot]
----
-# A point-cloud encoder
-
-```python
-from mrdist import Points, from_pretrained
-
-encoder = from_pretrained(".")  # this folder
-points = Points.from_file("chair.glb", up="y", points={contract.points})
-encoder.encode(points)  # [1, {contract.width}], unit length
-encoder.similarity(points, ["a chair", "a table"])  # [1, 2]; needs the teacher
-```
-
-| | |
-|---|---|
-{table}"""
+def written(path: Path) -> bool:
+    """Whether a file holds a contract: other models have files of that name, too."""
+    try:
+        held = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(held, dict) and {"student", "teacher", "sha256"} <= held.keys()
 
 
 def part(group: str, tree: Mapping[str, Any]) -> Part:

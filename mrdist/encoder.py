@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,15 +18,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mrdist.contract import MEAN, Contract, card, damaged, part
+from mrdist.contract import MEAN, Contract, damaged, part, written
 from mrdist.errors import CheckpointError, DataError, MrdistError, TeacherError
+from mrdist.hub import Result, cached, card, put
 from mrdist.progress import silent
 from mrdist.shapes import Points
 from mrdist.students import released
 from mrdist.students.base import Student
 from mrdist.teachers.base import Teacher, TeacherConfig
 
-CONTRACT, WEIGHTS, CARD, TEACHER = "encoder.json", "model.safetensors", "README.md", "teacher"
+CONTRACT, WEIGHTS, CARD, TEACHER = "config.json", "model.safetensors", "README.md", "teacher"
 """What an encoder's folder holds; the teacher only where it was copied along."""
 
 CHECKPOINT = "open_clip_config.json"
@@ -58,6 +58,12 @@ class Encoder:
     def device(self) -> torch.device:
         """Where the student is, and its embeddings will be."""
         return next(self.student.parameters()).device
+
+    @property
+    def carried(self) -> Path | None:
+        """The teacher's own checkpoint, where it was copied along."""
+        place = self.home / TEACHER if self.home else None
+        return place if place and (place / CHECKPOINT).is_file() else None
 
     def to(self, device: str | torch.device) -> Encoder:
         """This encoder, its student moved to a device."""
@@ -94,7 +100,7 @@ class Encoder:
             TeacherError: it is not at hand, or another one than the student learnt from.
         """
         rows = things.float().to(self.device) if isinstance(things, Tensor) else self.encode(things)
-        words = torch.from_numpy(self._right(teacher or self.teacher()).texts(list(texts)))
+        words = torch.from_numpy(self.right(teacher or self.teacher()).texts(list(texts)))
         return F.normalize(rows, dim=-1) @ words.to(self.device).T
 
     def teacher(self, folder: Path | None = None) -> Teacher:
@@ -113,13 +119,18 @@ class Encoder:
                 # Whatever its recipe called it, it can be opened as what it is.
                 chosen = part("teachers", {"kind": "clip", "model": str(place), "precision": getattr(chosen, "precision", "fp32")})
             opened = cast(TeacherConfig, chosen).open(place, _nothing_to_fit, device=str(self.device), progress=silent)
-            self._teacher = self._right(opened)
+            self._teacher = self.right(opened)
         return self._teacher
 
-    def save(self, folder: str | Path, *, teacher_folder: str | Path | None = None) -> Path:
+    def save(
+        self, folder: str | Path, *, teacher_folder: str | Path | None = None, licence: str = "", results: Sequence[Result] = ()
+    ) -> Path:
         """Write the encoder as a folder: weights, contract, card. It appears whole or not at all, in place of an encoder of that name.
 
+        The folder is what the Hugging Face hub calls a model: `hf upload ORG/NAME FOLDER` takes it as it is.
+
         Args:
+            licence, results: for the card, see `mrdist.hub.card`.
             teacher_folder: an open_clip checkpoint (`open_clip_config.json` and weights) to copy along, so that `similarity` works
                 wherever the folder goes.
 
@@ -128,7 +139,7 @@ class Encoder:
             TeacherError: `teacher_folder` is no such checkpoint.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / CONTRACT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        if folder.exists() and not written(folder / CONTRACT) and not (folder.is_dir() and not any(folder.iterdir())):
             raise CheckpointError(what=str(folder), got="other things in it", wanted="a new folder, or an encoder's", try_="another name")
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
@@ -137,12 +148,10 @@ class Encoder:
             save_file({name: value.detach().cpu().contiguous() for name, value in self.student.state_dict().items()}, fresh / WEIGHTS)
             tree = {**self.contract.plain(), "sha256": _sha256(fresh / WEIGHTS)}
             (fresh / CONTRACT).write_text(json.dumps(tree, indent=2) + "\n")
-            (fresh / CARD).write_text(card(self.contract))
-            if teacher_folder is None and self.home is not None and (self.home / TEACHER).is_dir():
-                teacher_folder = self.home / TEACHER
-            if teacher_folder is not None:
+            (fresh / CARD).write_text(card(self.contract, licence=licence, results=results))
+            if teacher_folder := teacher_folder or self.carried:
                 _copy_teacher(Path(teacher_folder), fresh / TEACHER)
-            _put(fresh, folder)
+            put(fresh, folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         return folder
@@ -159,7 +168,7 @@ class Encoder:
         try:
             tree = json.loads((folder / CONTRACT).read_bytes())
             if _sha256(folder / WEIGHTS) != tree["sha256"]:
-                raise damaged(str(folder / WEIGHTS), "other weights than encoder.json names")
+                raise damaged(str(folder / WEIGHTS), "other weights than config.json names")
             # Copied out of the mapped file: aligned as torch likes it, and safe from whoever cuts that file off.
             state = {name: value.clone() for name, value in load_file(folder / WEIGHTS).items()}
         except FileNotFoundError as wrong:
@@ -205,7 +214,12 @@ class Encoder:
         embedding: Tensor = self.student(torch.from_numpy(xyz).to(self.device), torch.from_numpy(rgb).to(self.device)).embedding
         return embedding
 
-    def _right(self, teacher: Teacher) -> Teacher:
+    def right(self, teacher: Teacher) -> Teacher:
+        """The same teacher, if these embeddings can lie in its space.
+
+        Raises:
+            TeacherError: they cannot.
+        """
         wanted = self.contract.teacher_fingerprint
         if not wanted:
             # Nobody recorded whose space it is: all that can be told is that this one's cannot be it.
@@ -219,19 +233,27 @@ class Encoder:
 
 
 def from_pretrained(name: str | Path, *, device: str | torch.device = "cpu") -> Encoder:
-    """The encoder in a folder that `Encoder.save` or `mrdist export` wrote, in a run folder, or in a file that others released.
+    """The encoder in a folder that `mrdist export` wrote, in a run folder, or in a file that others released.
+
+    Args:
+        name: a path; or ORG/NAME, ORG/NAME@REVISION, ORG/NAME/FILE: what `hf download` fetched of it.
 
     Raises:
         CheckpointError: there is no encoder, or it is damaged.
     """
-    if Path(name).is_file():
-        return Encoder.released(name, device=device)
-    for folder in (Path(name), Path(name) / "export"):
+    found = Path(name)
+    if not found.exists():
+        found = cached(str(name)) or found
+    if found.is_file():
+        return Encoder.released(found, device=device)
+    for folder in (found, found / "export"):
         if (folder / CONTRACT).is_file():
             return Encoder.load(folder, device=device)
-    found = f"a folder without {CONTRACT}" if Path(name).is_dir() else "no such folder"
     raise CheckpointError(
-        what=f"encoder {name}", got=found, wanted="an encoder's folder", try_="mrdist export RUN, then the folder it names"
+        what=f"encoder {name}",
+        got=f"a folder without {CONTRACT}" if found.is_dir() else "no such folder",
+        wanted="an encoder's folder",
+        try_="mrdist export RUN, then the folder it names; of weights that others released, name the file",
     )
 
 
@@ -264,16 +286,3 @@ def _copy_teacher(source: Path, target: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _put(fresh: Path, folder: Path) -> None:
-    """Bring a folder to the disk and to its name; what had that name is removed only then."""
-    for path in fresh.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    old = fresh.with_name(f"{fresh.name}.old")
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -34,10 +34,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "synthetic": "mrdist.data.synthetic:SyntheticConfig",
         "folder": "mrdist.data.sources.folder:FolderConfig",
         "furniture": "mrdist.data.sources.sweethome3d:FurnitureConfig",
+        "converted": "mrdist.data.converted:ConvertedConfig",
     },
     "teachers": {
         "clip": "mrdist.teachers.clip:ClipConfig",
         "fitted": "mrdist.teachers.fit:FittedConfig",
+        "precomputed": "mrdist.teachers.precomputed:PrecomputedConfig",
     },
 }
 

@@ -15,17 +15,36 @@ from mrdist.errors import RecipeError
 GROUPS = {"data": "datasets", "teacher": "teachers", "student": "students", "objective": "objectives", "engine": "engines"}
 """Parts of a recipe that come in kinds: field -> group of kinds. Each has a folder of presets in configs/."""
 
+GRID = "grid"
+"""The section of a recipe's file over which `mrdist scale` repeats the recipe, and which nobody else reads."""
+
 
 def layers(source: str | Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """The plain tree of a recipe: its base, its own values, its presets and the changes, merged; defaults not filled in."""
     tree = _read(_find(source))
+    tree.pop(GRID, None)
     base = tree.pop("base", None)
-    if base is not None:
-        tree = _merge(layers(str(base)), tree)
-    tree = _with_presets(tree)
+    tree = over({} if base is None else layers(str(base)), tree)
     for word in changes:
-        tree = _merge(tree, _with_presets(_parse(word)))
+        tree = over(tree, parse(word))
     return tree
+
+
+def grid(source: str | Path) -> dict[str, Any]:
+    """The plain tree under `grid` of a recipe and its bases, merged; empty where there is none."""
+    tree = _read(_find(source))
+    below = grid(str(tree["base"])) if "base" in tree else {}
+    own = tree.get(GRID) or {}
+    if not isinstance(own, Mapping):
+        raise RecipeError(what=f"{source}: {GRID}", got=repr(own), wanted="a mapping", try_="see configs/recipe/scaling/backbone.yaml")
+    return _merge(below, own)
+
+
+def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, key by key; a preset in `above`, and what is said beside it, replaces the whole part that it meets."""
+    said = {group: above.get(group) for group in GROUPS}
+    chosen = [group for group, value in said.items() if isinstance(value, str) or (isinstance(value, Mapping) and "preset" in value)]
+    return _merge({key: value for key, value in below.items() if key not in chosen}, _with_presets(above))
 
 
 def presets(group: str) -> list[str]:
@@ -73,7 +92,12 @@ def _read(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", tree)
 
 
-def _parse(word: str) -> dict[str, Any]:
+def parse(word: str) -> dict[str, Any]:
+    """The plain tree that a word `key=value` says.
+
+    Raises:
+        RecipeError: it is no such word.
+    """
     key, equals, _ = word.partition("=")
     if not equals or not key:
         raise RecipeError(what=word, got="no key=value", wanted="key=value", try_=f"{word}=...")

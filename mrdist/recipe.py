@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from mrdist.errors import RecipeError
 from mrdist.kinds import Part, kind
 from mrdist.presets import GROUPS, layers, presets
+
+Shaped = TypeVar("Shaped")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Pools:
-    """Who works beside the ranks on a cluster: least and most actors of a kind, and what each takes. Alone, a machine does not look at it."""
+    """Who works beside the ranks on a cluster: least and most actors of a kind, and what each takes. Only a cluster looks at it."""
 
     renderers: tuple[int, int] = (1, 64)
     renderer_cores: int = 1  # each draws so many shapes at once
@@ -96,7 +98,7 @@ class Watch:
     keep: int = 2  # checkpoints kept besides the best
     evaluate_every: int = 0  # zero-shot on the validation split; 0 = at the end only
     pictures_every: int = 500
-    silence: float = 600.0  # seconds without a step after which every rank writes its stack
+    silence: float = 600.0  # seconds without a step after which every rank writes its stack, and a live run that nobody feeds ends
     shapes: bool = False  # write down which shapes every step trained on
 
 
@@ -171,21 +173,31 @@ def build(tree: Mapping[str, Any], *, what: str = "recipe") -> Recipe:
                 try_=f"{name}=PRESET, one of: {', '.join(presets(name)) or 'none shipped'}",
             )
         parts[name] = kind(group, str(wanted))()
-    try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(replace(Recipe(name=""), **cast("dict[str, Any]", parts))), OmegaConf.create(dict(tree))
-        )
-        recipe = cast(Recipe, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as wrong:
-        raise _explain(wrong, tree, parts, what) from None
+    recipe = typed(replace(Recipe(name=""), **cast("dict[str, Any]", parts)), tree, what)
     _check(recipe, what)
     return recipe
+
+
+def typed(shape: Shaped, tree: Mapping[str, Any], what: str) -> Shaped:
+    """The frozen dataclass `shape` with the values of a plain tree in it.
+
+    Raises:
+        RecipeError: a key that it does not have, with the nearest one that it has, or a value of another type.
+    """
+    try:
+        return cast(Shaped, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(shape), OmegaConf.create(dict(tree)))))
+    except OmegaConfBaseException as wrong:
+        raise _explain(wrong, tree, shape, what) from None
 
 
 def _check(recipe: Recipe, what: str) -> None:
     for name in ("steps", "batch", "points", "sample"):
         if getattr(recipe, name) < 1:
             raise RecipeError(what=f"{what}: {name}", got=getattr(recipe, name), wanted="at least 1", try_=f"{name}=1")
+    if not 0 < recipe.fraction <= 1:
+        raise RecipeError(what=f"{what}: fraction", got=recipe.fraction, wanted="more than 0, at most 1", try_="fraction=0.1")
+    if recipe.redraw < 0:
+        raise RecipeError(what=f"{what}: redraw", got=recipe.redraw, wanted="0 (never) or a number of epochs", try_="redraw=1")
     if not recipe.name:
         raise RecipeError(what=f"{what}: name", got="nothing", wanted="a short name for the run folder", try_="name=my-run")
     if recipe.sample > recipe.points:
@@ -214,9 +226,9 @@ def fingerprint(*things: Any) -> str:
     return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _explain(wrong: Exception, tree: Mapping[str, Any], parts: Mapping[str, Part], what: str) -> RecipeError:
+def _explain(wrong: Exception, tree: Mapping[str, Any], shape: Any, what: str) -> RecipeError:
     """OmegaConf's complaint as one of ours: which key, what was wrong, the nearest right one."""
-    stray = _stray(tree, replace(Recipe(name=""), **cast("dict[str, Any]", parts)), "")
+    stray = _stray(tree, shape, "")
     if stray is not None:
         key, near = stray
         return RecipeError(

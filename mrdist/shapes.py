@@ -49,7 +49,9 @@ def to_z_up(xyz: Float, up: str) -> Float:
         AxisError: `up` is not "x", "y" or "z".
     """
     if up not in _TO_Z_UP:
-        raise AxisError(what="up axis", got=repr(up), wanted="'x', 'y' or 'z'", try_="up='y' for glTF, up='z' for OpenShape data")
+        raise AxisError(
+            what="up axis", got=repr(up), wanted="'x', 'y' or 'z'", try_="up='y' for glTF, and for files of OpenShape and Uni3D"
+        )
     return np.asarray(xyz @ _TO_Z_UP[up], dtype=np.float32)
 
 

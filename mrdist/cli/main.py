@@ -44,12 +44,16 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("mrdist.cli.plan:plan", "RECIPE [site=NAME] [nodes=N]  what it costs, before anything is spent"),
     "evaluate": (
         "mrdist.cli.evaluate:evaluate",
-        "RUN [SPLIT ...] [data=...]   zero-shot and retrieval of a run's best student, also on another catalogue",
+        "RUN|MODEL [SPLIT ...] [data=...]  zero-shot and retrieval of a student, also on another catalogue or a test set",
     ),
     "compare": ("mrdist.cli.evaluate:compare", "RUN RUN [...]                the figures of several runs, side by side"),
+    "scale": ("mrdist.cli.scale:scale", "RECIPE [jobs=K] [launcher=...]   a grid of sizes and seeds: table, law, figure"),
     "embed": ("mrdist.cli.embed:embed", "MODEL FILE... up=AXIS        meshes or clouds -> embeddings"),
-    "export": ("mrdist.cli.export:export", "RUN [FOLDER]                 a run's student -> safetensors, contract and card"),
-    "data": ("mrdist.cli.data:data", "sample RECIPE [key=value ...]  a picture of what teacher and student will see"),
+    "export": (
+        "mrdist.cli.export:export",
+        "RUN [FOLDER] [licence=ID]    a run's student -> safetensors, contract and card, as hubs take them",
+    ),
+    "data": ("mrdist.cli.data:data", "sample RECIPE | convert PROJECT FOLDER   a picture of what is seen | others' data as a store"),
     "config": ("mrdist.cli.config:config", "show|explain|diff ...        what a recipe says, and what its keys mean"),
     "doctor": ("mrdist.cli.doctor:doctor", "[RECIPE]                     is this machine able to train?"),
 }
@@ -59,7 +63,7 @@ VERBS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    flags, words = _flags(words)
+    flags, words = flags_in(words)
     if not words or words[0] in ("help", "-h", "--help"):
         print(usage())
         return DONE
@@ -68,14 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return DONE
+    return carefully(lambda: find(words[0])(words[1:], flags), verbose=flags.verbose)
+
+
+def carefully(work: Callable[[], int], *, verbose: bool) -> int:
+    """Do the work of a command line; an error becomes a message and an exit code."""
     # Before torch is loaded: its threads spin while they wait for one another, and where another process wants a core, too (a loader,
     # a renderer, a neighbour), a step takes ten times as long. Asleep, they cost nothing.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Said before any library does: open_clip logs to the root logger, which then prints everything of everybody.
-    logging.basicConfig(level=logging.INFO if flags.verbose else logging.WARNING, format="%(message)s")
-    logging.getLogger().handlers[0].setLevel(logging.INFO if flags.verbose else logging.WARNING)
+    log_to_screen(verbose=verbose)
     try:
-        return find(words[0])(words[1:], flags)
+        return work()
     except MrdistError as wrong:
         print(f"error: {wrong}", file=sys.stderr)
         return wrong.exit_code
@@ -91,6 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print("\nThis is a bug of mrdist, not of yours: please report it with the lines above.", file=sys.stderr)
         return OURS
+
+
+def log_to_screen(*, verbose: bool = False) -> None:
+    """Show what is logged on standard error: warnings, or everything."""
+    # Said before any library does: open_clip logs to the root logger, which then prints everything of everybody.
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def find(verb: str) -> Verb:
@@ -132,7 +146,7 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def _flags(words: list[str]) -> tuple[Flags, list[str]]:
+def flags_in(words: list[str]) -> tuple[Flags, list[str]]:
     """The flags, wherever they stand, and the other words. `--help` stays: `mrdist train --help` is `mrdist --help`."""
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     reader.add_argument("--dry-run", action="store_true")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mrdist.contract import Contract
     from mrdist.encoder import Encoder
     from mrdist.evaluation.report import Report
+    from mrdist.hub import Result
     from mrdist.prepare import Prepared
     from mrdist.progress import Progress
     from mrdist.ranks import Ranks
@@ -22,6 +23,7 @@ def contract_of(recipe: Recipe, prepared: Prepared, step: int) -> Contract:
     """What the student of a recipe expects, and what it learnt from."""
     from mrdist.contract import Contract
     from mrdist.students.base import blank
+    from mrdist.teachers.precomputed import Precomputed
 
     trained = {
         "recipe": recipe.name,
@@ -31,7 +33,10 @@ def contract_of(recipe: Recipe, prepared: Prepared, step: int) -> Contract:
     }
     if weights := getattr(recipe.student, "weights", ""):
         trained["began with"] = Path(weights).name
-    return Contract(blank(recipe.student), prepared.store.width, recipe.sample, recipe.teacher, prepared.teacher.fingerprint, trained)
+    teacher = prepared.teacher
+    # One that is not at hand is the one that its name says, as far as anybody knows.
+    space = (teacher.model, "") if isinstance(teacher, Precomputed) else (recipe.teacher, teacher.fingerprint)
+    return Contract(blank(recipe.student), prepared.store.width, recipe.sample, *space, trained)
 
 
 def trained(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks) -> Encoder:
@@ -56,6 +61,18 @@ def live(student: Student, recipe: Recipe, prepared: Prepared, step: int) -> Enc
     from mrdist.encoder import Encoder
 
     return Encoder(student, contract_of(recipe, prepared, step))
+
+
+def results(report: Report, recipe: Recipe) -> list[Result]:
+    """What the card of a run's student says of its figures."""
+    from mrdist.hub import Result
+
+    return [
+        Result(f"{recipe.data.kind} data of {recipe.name}", figures.split, name, value)
+        for figures in report.splits
+        if (held := figures.zero_shot) is not None
+        for name, value in (("top-1", held.top1), ("top-5", held.top5), ("mean class", held.mean_class))
+    ]
 
 
 def measured(

@@ -13,7 +13,7 @@ from mrdist.recipe import load
 
 
 def prepare(words: Sequence[str], flags: Flags) -> int:
-    """Meshes -> views -> embeddings -> triplets; a re-run does only what is missing."""
+    """Meshes -> views -> embeddings -> triplets; a re-run does only what is missing, and what it finds damaged."""
     from mrdist.prepare import prepare as make
 
     if not words:
@@ -22,7 +22,7 @@ def prepare(words: Sequence[str], flags: Flags) -> int:
     if flags.dry_run:
         print(f"would render {recipe.name} with {recipe.workers} workers into {recipe.store}/")
         return DONE
-    made = make(recipe, Screen(quiet=flags.quiet))
+    made = make(recipe, Screen(quiet=flags.quiet), thorough=True)
     if flags.json:
         print(json.dumps({"triplets": str(made.store.folder), "shapes": len(made.store), "skipped": made.skipped}))
         return DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from mrdist.cli.contradictions import contradictions
 from mrdist.cli.evaluate import is_run, run_folder
 from mrdist.cli.main import DONE, STOPPED, Flags
-from mrdist.cli.outcome import live, measured, trained
+from mrdist.cli.outcome import live, measured, results, trained
 from mrdist.cli.picture import relations
 from mrdist.cli.screen import Screen
 from mrdist.errors import RecipeError
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from mrdist.prepare import Prepared
     from mrdist.ranks import Ranks
     from mrdist.students.base import Student
-    from mrdist.training.records import FirstLook
+    from mrdist.training.records import Look
     from mrdist.training.watchers import Watcher
+
+logger = logging.getLogger(__name__)
 
 
 def train(words: Sequence[str], flags: Flags) -> int:
@@ -52,32 +55,37 @@ def resume(words: Sequence[str], flags: Flags) -> int:
 def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     """What `mrdist train` does on every rank; `folder` is an existing run, or None for a new one."""
     from mrdist.data.loader import Loader
-    from mrdist.prepare import prepare
+    from mrdist.data.rounds import Rounds
+    from mrdist.prepare import follow, prepare
     from mrdist.ranks import Ranks, this_device
     from mrdist.training.loop import train as train_run
+    from mrdist.training.records import FirstLook
     from mrdist.training.run import Run
     from mrdist.training.watchers import Evaluator
 
     screen = Screen(quiet=flags.quiet or int(os.environ.get("RANK", "0")) != 0)
     # Before the ranks meet: preparing may take hours, longer than a collective may wait. The ranks share the work through the store.
-    prepared = prepare(recipe, screen)
+    prepared = follow(recipe, screen) if recipe.live else prepare(recipe, screen)
+    store = prepared.store
     ranks = Ranks.from_environment(device=recipe.device)
     try:
         if folder is None:
             folder = Path(ranks.objects(str(new_folder(recipe)))[0])
         loader = Loader(
-            prepared.store, "train", batch=recipe.batch, sample=recipe.sample, seed=recipe.seed, ranks=ranks,
-            augment=recipe.augment, workers=recipe.workers, device=this_device(recipe.device),
+            store, "train", batch=recipe.batch, sample=recipe.sample, seed=recipe.seed, ranks=ranks, augment=recipe.augment,
+            workers=recipe.workers, device=this_device(recipe.device), rounds=Rounds(store, recipe.redraw, prepared.later),
         )  # fmt: skip
 
         def validate(run: Run) -> dict[str, float]:
+            if store.followed and not run.finished and ranks.any(not store.complete()):
+                logger.info("step %d: nothing is evaluated while the store grows", run.step)
+                return {}
             encoder = live(cast("Student", run.student()), recipe, prepared, run.step)
             return measured(encoder, run.folder.name, recipe, prepared, ["val"], ranks, silent).flat()
 
-        watchers: list[Watcher] = [first_look(prepared)]
+        watchers: list[Watcher] = [FirstLook(lambda: first_look(prepared))]
         if recipe.watch.evaluate_every:
             watchers.append(Evaluator(recipe.watch.evaluate_every, validate, best="val/top1"))
-        store = prepared.store
         run = train_run(Run.open(recipe, folder, ranks, loader, width=store.width, watchers=watchers, store=store))
         if run.asked_to_stop and not run.finished:
             return STOPPED
@@ -87,20 +95,21 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     return DONE
 
 
-def first_look(prepared: Prepared, shapes: int = 4) -> FirstLook:
-    """Views and clouds of some shapes for the board."""
-    from itertools import islice
-
+def first_look(prepared: Prepared, shapes: int = 4) -> Look:
+    """Views and clouds of some shapes of the unit that is trained on first, for the board."""
     import numpy as np
 
     from mrdist.data.pictures import decode
     from mrdist.shapes import Points
-    from mrdist.training.records import FirstLook
+    from mrdist.training.records import Look
 
-    drawn = list(islice(prepared.renders, shapes))
+    if not prepared.renders.units:
+        seen = [prepared.store[row] for row in prepared.store.indices("train")[:shapes].tolist()]
+        return Look({}, {one.id: one.points for one in seen})
+    drawn = prepared.renders.unit(prepared.shown).shapes()[:shapes]
     views = {one.id: np.concatenate([decode(view) for view in one.views[:6]], axis=1) for one in drawn if one.views}
     clouds = {one.id: Points(one.xyz.astype(np.float32), np.divide(one.rgb, 255, dtype=np.float32)) for one in drawn}
-    return FirstLook(views, clouds)
+    return Look(views, clouds)
 
 
 def conclude(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks, screen: Screen) -> None:
@@ -112,7 +121,7 @@ def conclude(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks, scr
     if ranks.first:
         report.write(found, folder)
         relations(encoder, prepared, recipe.evaluate.splits[0], folder / "relations.png")
-        encoder.save(folder / "export", teacher_folder=getattr(prepared.teacher, "folder", None))
+        encoder.save(folder / "export", teacher_folder=getattr(prepared.teacher, "folder", None), results=results(found, recipe))
         (folder / "done").touch()
         print(report.table(found, contract=False))
         print(f"{folder}\nnext: mrdist embed {folder} FILE... up=y · tensorboard --logdir {folder / 'board'}")

@@ -20,17 +20,20 @@ from mrdist.errors import DataError
 
 _log = logging.getLogger(__name__)
 
+SILENCE = 300.0  # seconds
+
 
 class Claims:
     """Claims of this process in one folder: `00012.claim` says who works on unit 00012.
 
     A claim saves work, it protects nothing: whoever ignores it, or takes it over too early, does work twice and no harm (see
     `Shards`). A claim is free again when its owner released it, when its owner was a process of this machine that is dead, or
-    when it has not been renewed for `silence` seconds; a thread renews the claims of a living process.
+    when it has not been renewed for `silence` seconds; a thread renews the claims of a living process. Processes on whose behalf
+    somebody hands out the work (`by`, a name) take over one another's: who is given a unit again follows one that died.
     """
 
-    def __init__(self, folder: Path, *, silence: float = 300.0) -> None:
-        self.folder, self.silence = folder, silence
+    def __init__(self, folder: Path, *, silence: float = SILENCE, by: str = "") -> None:
+        self.folder, self.silence, self.by = folder, silence, by
         self._held: set[str] = set()
         self._closing = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="claims", daemon=True)
@@ -49,13 +52,13 @@ class Claims:
     def take(self, name: str) -> bool:
         """Whether `name` is mine now."""
         path = self._path(name)
-        if not self._free(path):
+        if not _free(path, self.silence, self.by):
             return False
         # Two takers may both see an abandoned claim; then the second removes the first one's. See above: no harm.
         path.unlink(missing_ok=True)
         try:
             with open(path, "x", encoding="utf-8") as file:
-                json.dump(_myself(), file)
+                json.dump({**_myself(), "by": self.by}, file)
         except FileExistsError:
             return False
         self._held.add(name)
@@ -100,13 +103,6 @@ class Claims:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.claim"
 
-    def _free(self, path: Path) -> bool:
-        try:
-            age = time.time() - path.stat().st_mtime
-        except FileNotFoundError:
-            return True
-        return age > self.silence or _dead(_read(path))
-
     def _renew(self) -> None:
         while not self._closing.wait(self.silence / 10):
             for name in list(self._held):
@@ -142,6 +138,20 @@ class Worklist:
         self._claims.release(unit_name(number))
 
 
+def held(folder: Path, *, by: str = "") -> list[str]:
+    """The names that somebody alive holds in a folder, which need not exist; not those held by whoever works for `by`."""
+    return sorted(path.stem for path in folder.glob("*.claim") if not _free(path, SILENCE, by))
+
+
+def _free(path: Path, silence: float, by: str = "") -> bool:
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return True
+    who = _read(path)
+    return age > silence or (by != "" and who.get("by") == by) or _dead(who)
+
+
 def _myself() -> dict[str, str | int]:
     return {"host": platform.node(), "space": _space(), "pid": os.getpid(), "born": _born(os.getpid())}
 
@@ -150,8 +160,8 @@ def _read(path: Path) -> dict[str, str | int]:
     """The owner of a claim; empty while it is being written, and when it is gone."""
     try:
         who = json.loads(path.read_bytes())
-        return {key: who[key] for key in _myself()}
-    except (OSError, ValueError, LookupError, TypeError):
+        return {key: who[key] for key in _myself()} | {"by": who.get("by", "")}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
 
 

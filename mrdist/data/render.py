@@ -23,6 +23,9 @@ MARGIN = 1.05
 LARGEST = 8192
 """The most samples along one side of a picture: pixels times supersampling."""
 
+GOLDEN = 180.0 * (3.0 - math.sqrt(5.0))
+"""The golden angle, 137.508 degrees: turned by it again and again, a ring never comes back to where it was, and fills its circle evenly."""
+
 # Light is linear and Lambertian, from both sides of a face, and stands with the camera: nothing glints, so that a colour
 # looks the same from everywhere. The parts sum to 1: white in full light is just white, and nothing clips. They were
 # searched for what the default ground (217) must not swallow: of a white box, upright as most things stand, every side is
@@ -45,9 +48,8 @@ def _at(azimuth: float, elevation: float) -> Camera:
 
 def _fibonacci(count: int) -> tuple[Camera, ...]:
     """Cameras as even as can be over the sphere: equal steps of height, golden steps of azimuth."""
-    golden = 180.0 * (3.0 - math.sqrt(5.0))
     heights = (1.0 - (2 * i + 1) / count for i in range(count))
-    return tuple(_at(golden * i, math.degrees(math.asin(z))) for i, z in enumerate(heights))
+    return tuple(_at(GOLDEN * i, math.degrees(math.asin(z))) for i, z in enumerate(heights))
 
 
 RINGS: dict[str, tuple[Camera, ...]] = {
@@ -93,7 +95,12 @@ def cameras(views: Views) -> tuple[Camera, ...]:
             wanted=f"at most {LARGEST}",
             try_=f"views.supersampling={LARGEST // views.pixels}",
         )
-    return tuple(replace(camera, fov=views.fov, distance=distance(views.fov)) for camera in RINGS[views.ring])
+    if not math.isfinite(views.turn):
+        raise RecipeError(what="views.turn", got=views.turn, wanted="degrees", try_="views.turn=0")
+    return tuple(
+        replace(camera, azimuth=(camera.azimuth + views.turn) % 360.0, fov=views.fov, distance=distance(views.fov))
+        for camera in RINGS[views.ring]
+    )
 
 
 def axes(camera: Camera) -> Float:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import logging
 import os
 import re
-import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,17 +16,19 @@ from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
+from mrdist.data.tensors import Tensors, damaged
 from mrdist.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 Arrays = dict[str, NDArray[Any]]
 
 INDEX = "index"
 """The name of the unit that is written last: it says that a folder is complete, and what is in it."""
 
-_TYPES = {"F16": "<f2", "F32": "<f4", "U8": "u1", "I32": "<i4", "I64": "<i8"}
 _OWN_FIELDS = ("file", "bytes", "sha256")
 _ABANDONED = 3600.0  # seconds after which another writer's half-written file belongs to nobody
 
@@ -123,17 +124,17 @@ class Shards:
             marker = json.loads(path.read_bytes())
             file, size, sha256 = (marker.pop(field) for field in _OWN_FIELDS)
         except FileNotFoundError:
-            raise _damaged(path, "no such file", "the completion marker of a unit") from None
+            raise damaged(path, "no such file", "the completion marker of a unit") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise _damaged(path, "something else", "the completion marker of a unit") from None
+            raise damaged(path, "something else", "the completion marker of a unit") from None
         if not re.fullmatch(re.escape(name) + r"-[0-9a-f]{12}\.safetensors", str(file)):
-            raise _damaged(path, f"tensors in {file!r}", f"a file {name}-*.safetensors of this folder")
+            raise damaged(path, f"tensors in {file!r}", f"a file {name}-*.safetensors of this folder")
         try:
             held = os.stat(self.folder / file, follow_symlinks=False).st_size
         except OSError:
-            raise _damaged(self.folder / file, "no such file", f"{size} bytes") from None
+            raise damaged(self.folder / file, "no such file", f"{size} bytes") from None
         if held != size:
-            raise _damaged(self.folder / file, f"{held} bytes", f"{size} bytes, as {path.name} says")
+            raise damaged(self.folder / file, f"{held} bytes", f"{size} bytes, as {path.name} says")
         return Unit(name, file, size, sha256, marker)
 
     def has(self, name: str) -> bool:
@@ -144,9 +145,32 @@ class Shards:
             return False
         return True
 
-    def missing(self, numbers: Iterable[int]) -> list[int]:
-        """Those of `numbers` that are still to be done, or to be done again."""
-        return [number for number in numbers if not self.has(unit_name(number))]
+    def missing(self, numbers: Iterable[int], *, thorough: bool = False) -> list[int]:
+        """Those of `numbers` that are still to be done, or to be done again.
+
+        Args:
+            thorough: read every unit and compare hashes; one that is damaged is given up, so that nobody takes it for done.
+        """
+        return [number for number in numbers if not (self.sound if thorough else self.has)(unit_name(number))]
+
+    def sound(self, name: str) -> bool:
+        """Whether a unit is done and its bytes are those that were written; gives it up if they are not."""
+        try:
+            self._compare(self.unit(name))
+        except DataError as wrong:
+            if self.marked(name):
+                _log.warning("to be made again: %s", wrong)
+                self.give_up(name)
+            return False
+        return True
+
+    def marked(self, name: str) -> bool:
+        """Whether somebody said that a unit is done; its tensors may be damaged."""
+        return (self.folder / f"{name}.json").exists()
+
+    def give_up(self, name: str) -> None:
+        """Take back that a unit is done."""
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
 
     def read(self, name: str) -> tuple[Arrays, Unit]:
         """All arrays of a unit, in memory, and its marker.
@@ -156,9 +180,11 @@ class Shards:
         """
         unit = self.unit(name)
         try:
-            return load_file(self.folder / unit.file), unit
+            data = (self.folder / unit.file).read_bytes()
+            _same(self.folder / unit.file, unit, hashlib.sha256(data).hexdigest())
+            return load(data), unit
         except (SafetensorError, OSError) as wrong:
-            raise _damaged(self.folder / unit.file, str(wrong), "safetensors") from None
+            raise damaged(self.folder / unit.file, str(wrong), "safetensors") from None
 
     def open(self, name: str) -> tuple[Tensors, Unit]:
         """The arrays of a unit, of which nothing is read until it is asked for, and its marker.
@@ -173,14 +199,18 @@ class Shards:
         """Read every unit from the disk and compare hashes; yields what is wrong, unit by unit."""
         for path in sorted(self.folder.glob("*.json")):
             try:
-                unit = self.unit(path.stem)
-                with open(self.folder / unit.file, "rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
-                if found != unit.sha256:
-                    wanted, try_ = f"{unit.sha256[:12]}..., as {path.name} says", "remove this file, then run `mrdist prepare` again"
-                    raise _damaged(self.folder / unit.file, f"sha256 {found[:12]}...", wanted, try_)
+                self._compare(self.unit(path.stem))
             except DataError as wrong:
                 yield wrong
+
+    def _compare(self, unit: Unit) -> None:
+        path = self.folder / unit.file
+        try:
+            with open(path, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as wrong:
+            raise damaged(path, str(wrong.strerror), "a file that can be read") from None
+        _same(path, unit, found)
 
     def sweep(self) -> None:
         """Remove what killed writers left half-written, and tensors that no marker names, once they are old enough to be nobody's."""
@@ -194,59 +224,9 @@ class Shards:
                     continue
 
 
-class Tensors:
-    """A tensors file that is open for reading, from any number of threads; closed when nobody holds it any more.
-
-    Rows are read, not mapped: where a mapped file is cut off, or its server gone, the kernel kills the process without a word;
-    here it is an error that names the file. And a read lets other threads run while the disk is slow.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._file = path, -1
-        try:
-            with safe_open(path, framework="np"):  # checks the whole header: types, shapes, places
-                self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            (length,) = struct.unpack("<Q", os.pread(self._file, 8, 0))
-            header = json.loads(os.pread(self._file, length, 8))
-            self._places = {
-                key: (np.dtype(_TYPES[held["dtype"]]), tuple(held["shape"]), 8 + length + held["data_offsets"][0])
-                for key, held in header.items()
-            }
-        except (SafetensorError, OSError, KeyError, ValueError, struct.error) as wrong:
-            raise _damaged(path, str(wrong), "safetensors") from None
-
-    def __del__(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        """A whole array."""
-        return self.rows(name, 0, self.length(name))
-
-    def length(self, name: str) -> int:
-        """How many rows an array has."""
-        return int(self._places[name][1][0])
-
-    def rows(self, name: str, first: int, last: int) -> NDArray[Any]:
-        """Rows `first` to `last - 1` of an array; read-only.
-
-        Raises:
-            DataError: they cannot be read.
-        """
-        dtype, shape, begin = self._places[name]
-        assert 0 <= first <= last <= shape[0], (name, first, last, shape)
-        row = dtype.itemsize * math.prod(shape[1:])
-        try:
-            data = os.pread(self._file, (last - first) * row, begin + first * row)
-        except OSError as wrong:
-            raise _damaged(self.path, str(wrong.strerror), "a file that can be read") from None
-        if len(data) != (last - first) * row:
-            raise _damaged(self.path, f"an end {(last - first) * row - len(data)} bytes too early", f"rows {first} to {last - 1} of {name}")
-        return np.frombuffer(data, dtype=dtype).reshape(last - first, *shape[1:])
-
-
-def _damaged(path: Path, got: str, wanted: str, try_: str = "run `mrdist prepare` again: it does what is missing or damaged") -> DataError:
-    return DataError(what=str(path), got=got, wanted=wanted, try_=try_)
+def _same(path: Path, unit: Unit, found: str) -> None:
+    if found != unit.sha256:
+        raise damaged(path, f"sha256 {found[:12]}...", f"{unit.sha256[:12]}..., as {unit.name}.json says")
 
 
 def pack(texts: Iterable[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -45,6 +45,7 @@ class Figures:
             held |= {f"{self.split}/{name}": getattr(self.zero_shot, name) for name in shown}
         for direction, found in self.retrieval.items():
             held |= {f"{self.split}/{direction}/{name}": getattr(found, name) for name in ("r1", "r5", "r10", "median_rank")}
+            held |= {f"{self.split}/{direction}/nats": found.nats} if found.nats is not None else {}
         return held
 
 
@@ -100,7 +101,7 @@ def table(report: Report, *, contract: bool = True) -> str:
             shares = (held.top1, held.top3, held.top5, held.mean_class, held.chance)
             rows.append([figures.split, str(held.count), str(len(held.classes)), *map(_percent, shares)])
         lines += ["Zero-shot classification, %", ""]
-        lines += _grid(["split", "shapes", "classes", "top-1", "top-3", "top-5", "mean class", "chance"], rows)
+        lines += grid(["split", "shapes", "classes", "top-1", "top-3", "top-5", "mean class", "chance"], rows)
         for figures in shown:
             assert figures.zero_shot is not None
             if wrong := figures.zero_shot.mistakes(5):
@@ -122,12 +123,12 @@ def table(report: Report, *, contract: bool = True) -> str:
             for split, d, r in found
         ]
         lines += ["Retrieval, %", ""]
-        lines += [*_grid(["split", "direction", "queries", "gallery", "R@1", "R@5", "R@10", "median rank", "chance"], rows), ""]
+        lines += [*grid(["split", "direction", "queries", "gallery", "R@1", "R@5", "R@10", "median rank", "chance"], rows), ""]
     if contract:
         lines += ["Measured under", ""]
         common = {("", name): value for name, value in report.contract.items()}
         own = {(figures.split, name): value for figures in report.splits for name, value in figures.contract.items()}
-        lines += _grid(
+        lines += grid(
             ["split", "what", "value"], [[split or "all", name, str(value)] for (split, name), value in {**common, **own}.items()]
         )
     return "\n".join(lines) + "\n"
@@ -144,7 +145,7 @@ def compare(reports: Sequence[Report]) -> str:
     flat = [report.flat() for report in reports]
     names = [name for name in dict.fromkeys(name for held in flat for name in held) if sum(name in held for held in flat) > 1]
     rows = [[name, *(_beside(name, held, flat[0], n > 0) for n, held in enumerate(flat))] for name in names]
-    lines = [*_grid(["figure", *(report.name for report in reports)], rows), ""]
+    lines = [*grid(["figure", *(report.name for report in reports)], rows), ""]
     contracts = [
         {**report.contract, **{f"{f.split}: {name}": value for f in report.splits for name, value in f.contract.items()}}
         for report in reports
@@ -154,7 +155,7 @@ def compare(reports: Sequence[Report]) -> str:
     if not apart:
         return "\n".join([*lines, "Measured under the same contract."]) + "\n"
     lines += ["Not measured under the same contract:", ""]
-    lines += _grid(
+    lines += grid(
         ["what", *(report.name for report in reports)], [[key, *(str(held.get(key, "–")) for held in contracts)] for key in apart]
     )
     return "\n".join(lines) + "\n"
@@ -195,15 +196,15 @@ def confusion_picture(held: ZeroShot) -> bytes:
 def _beside(name: str, held: Mapping[str, float], first: Mapping[str, float], later: bool) -> str:
     if name not in held:
         return "–"
-    rank = name.endswith("median_rank")
-    text = f"{held[name]:g}" if rank else _percent(held[name])
+    no_share = name.endswith(("median_rank", "nats"))
+    text = f"{held[name]:.4g}" if no_share else _percent(held[name])
     if not later or name not in first or name.endswith("chance"):
         return text
     off = held[name] - first[name]
-    return f"{text} ({off:+g})" if rank else f"{text} ({100 * off:+.1f})"
+    return f"{text} ({off:+.3g})" if no_share else f"{text} ({100 * off:+.1f})"
 
 
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table whose columns stand under one another."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
 

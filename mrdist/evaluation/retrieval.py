@@ -8,6 +8,9 @@ embeddings are equal to the last bit cannot be told apart and are one. A caption
 * text (image) -> points: every distinct caption (view) is a query; it is right at k if *any* shape it belongs to is among the k closest.
 
 A wrong thing that is exactly as close as the best right one counts as closer.
+
+Recall is coarse: `nats` is the same question as a loss. A softmax of the scores over the gallery gives each query's right things a share;
+the mean of -log of it, at the temperature at which it is least, depends on no temperature that was trained.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ from numpy.typing import NDArray
 from mrdist.errors import DataError
 
 _NUMBERS = 1 << 25  # scores held at once
+_SHARPNESS = 1 / (0.01 * 2 ** (np.arange(27) / 4))
+"""1 / temperature, of 0.01 to 0.9, between which `nats` is least: on a parabola through the best and its neighbours."""
+_ASKED = 2048  # queries, evenly spaced, of which `nats` is the mean
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Recall:
     chance: float  # r1 of a guess
     queries: int
     gallery: int
+    nats: float | None = None  # cross-entropy of the right things; None: measured before there was this
 
 
 def retrieval(
@@ -76,7 +83,8 @@ def recall(queries: NDArray[np.float32], gallery: NDArray[np.float32], pairs: ND
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
     asked = np.unique(pairs[:, 0])
     ranks = np.empty(len(asked), dtype=np.int64)
-    rows = max(1, _NUMBERS // len(gallery))
+    surprise: list[NDArray[np.float64]] = []
+    rows, every = max(1, _NUMBERS // len(gallery)), -(-len(asked) // _ASKED)
     for first in range(0, len(asked), rows):
         some = asked[first : first + rows]
         low, high = np.searchsorted(pairs[:, 0], [some[0], some[-1] + 1])
@@ -85,8 +93,31 @@ def recall(queries: NDArray[np.float32], gallery: NDArray[np.float32], pairs: ND
         scores = queries[some] @ gallery.T
         best = np.where(right, scores, -np.inf).max(1, keepdims=True)
         ranks[first : first + rows] = ((scores >= best) & ~right).sum(1)
+        spaced = slice(-first % every, None, every)
+        surprise.append(_surprise((scores - best)[spaced], right[spaced]))
     r1, r5, r10 = (float((ranks < k).mean()) for k in (1, 5, 10))
-    return Recall(r1, r5, r10, float(np.median(ranks) + 1), len(pairs) / len(asked) / len(gallery), len(asked), len(gallery))
+    chance = len(pairs) / len(asked) / len(gallery)
+    nats = _least(np.concatenate(surprise, axis=1).mean(1))
+    return Recall(r1, r5, r10, float(np.median(ranks) + 1), chance, len(asked), len(gallery), nats)
+
+
+def _surprise(ahead: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """-log of the share of the right things, `[S, Q]`, of scores less the best right one's: then their own sum is never 0."""
+    out = []
+    for sharpness in _SHARPNESS:
+        weights = np.exp(sharpness * ahead, dtype=np.float64)
+        out.append(np.log(weights.sum(1) / (weights * right).sum(1)))
+    return np.stack(out)
+
+
+def _least(values: NDArray[np.float64]) -> float:
+    """The minimum of a parabola through the smallest of evenly spaced values and its neighbours."""
+    k = int(values.argmin())
+    if k in (0, len(values) - 1):
+        return float(values[k])
+    before, least, after = values[k - 1 : k + 2]
+    bend = before - 2 * least + after
+    return float(least - (after - before) ** 2 / (8 * bend)) if bend > 0 else float(least)
 
 
 def _distinct(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

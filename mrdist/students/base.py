@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from mrdist.errors import RecipeError
 from mrdist.kinds import Part
+from mrdist.students.scale import STANDARD, Scale
 
 if TYPE_CHECKING:
     from mrdist.recipe import Recipe
 
 NORMS = ("layer", "batch")
+PARAMETRISATIONS = ("standard", "mup")
 
 
 class Features(NamedTuple):
@@ -67,6 +69,9 @@ class StudentConfig(Part):
     drop_path: float = 0.0  # chance that a row skips a residual branch of the last block; falls linearly to 0 at the first
     weights: str = ""  # a file that Uni3D or OpenShape released, to begin with; needs its size and norm=batch
     recompute: bool = False  # keep no activations of groups and blocks for backward: less memory, a third more time
+    parametrisation: str = "standard"  # standard | mup: what suits `base_dim` (learning rate, weight decay) suits every `dim`
+    base_dim: int = 0  # mup: the dim for which they were chosen
+    base_heads: int = 0  # mup: heads there; 0 = heads of as many channels as here
 
     def build(self, width: int, *, seed: int) -> Student:
         """The student with embeddings of length `width`. Equal seeds, equal weights, on every rank; torch's generators stay as they are.
@@ -97,6 +102,11 @@ class StudentConfig(Part):
             wanted = f"at least {needed}, for the student's groups and their members"
             raise RecipeError(what="sample", got=recipe.sample, wanted=wanted, try_=f"sample={needed}, or fewer student.groups")
 
+    @property
+    def scale(self) -> Scale:
+        """How first weights, rates and attention follow the width."""
+        return Scale.mup(self.dim, self.heads, self.base_dim, self.base_heads) if self.parametrisation == "mup" else STANDARD
+
     def points(self) -> int:
         """The fewest points per cloud that can be grouped."""
         return self.groups
@@ -110,9 +120,24 @@ class StudentConfig(Part):
             raise _refused("heads", self.heads, f"a divisor of dim={self.dim}", f"student.heads={max(1, self.dim // 64)}")
         if self.norm not in NORMS:
             raise _refused("norm", repr(self.norm), " or ".join(NORMS), "student.norm=layer")
+        if self.parametrisation not in PARAMETRISATIONS:
+            wanted = " or ".join(PARAMETRISATIONS)
+            raise _refused("parametrisation", repr(self.parametrisation), wanted, "student.parametrisation=standard")
+        if self.parametrisation == "mup":
+            self._can_scale()
         for name in ("patch_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise _refused(name, getattr(self, name), "a share from 0 to below 1", f"student.{name}=0")
+
+    def _can_scale(self) -> None:
+        if self.base_dim < 1:
+            raise _refused("base_dim", self.base_dim, "the dim for which optim.lr was chosen", f"student.base_dim={self.dim}")
+        if self.base_heads and self.base_dim % self.base_heads:
+            wanted = f"a divisor of base_dim={self.base_dim}, or 0"
+            raise _refused("base_heads", self.base_heads, wanted, "student.base_heads=0")
+        if self.weights:
+            # Released numbers were learnt in the standard parametrisation: in another, attention would mean something else.
+            raise _refused("weights", self.weights, "none, where parametrisation=mup", "student.parametrisation=standard")
 
 
 def blank(student: Part) -> Part:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mrdist.students.scale import STANDARD, Scale
+
 
 def recomputed(module: nn.Module, *inputs: Tensor | None) -> Tensor:
     """`module(*inputs)` that keeps no activations for backward, but computes them again there."""
@@ -23,26 +25,43 @@ def recomputed(module: nn.Module, *inputs: Tensor | None) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A linear layer whose weight begins as a truncated normal of deviation `std` (None: torch's uniform default) and whose bias is 0."""
+    """A linear layer whose weight begins as a truncated normal of deviation `std` (None: torch's uniform default) and whose bias is 0.
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, std: float | None = 0.02) -> None:
-        self.std = std
+    `growth` is how many times more inputs it has than at the width for which `std` and the learning rate were chosen (`scale`): its
+    weight begins `growth ** -0.5` as large (torch's default does so by itself) and learns `1 / growth` as fast (`training.optim`).
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, std: float | None = 0.02, growth: float = 1.0) -> None:
+        self.std, self.growth = std, growth
         super().__init__(inputs, outputs, bias)
 
     def reset_parameters(self) -> None:
         if self.std is None:
             super().reset_parameters()
             return
-        nn.init.trunc_normal_(self.weight, std=self.std)
+        nn.init.trunc_normal_(self.weight, std=self.std / self.growth**0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+
+class Readout(nn.Linear):
+    """The last product, to embeddings whose width never grows: torch's default `growth ** -0.5` as large, learning `1 / growth` as fast."""
+
+    def __init__(self, inputs: int, outputs: int, *, growth: float = 1.0) -> None:
+        self.growth = growth
+        super().__init__(inputs, outputs)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        with torch.no_grad():
+            self.weight.mul_(self.growth**-0.5)
 
 
 class QKV(Linear):
     """Queries, keys and values of `dim` channels each from one product; a bias, if any, on queries and values only (EVA)."""
 
-    def __init__(self, dim: int, *, bias: bool, std: float | None) -> None:
-        super().__init__(dim, 3 * dim, bias=False, std=std)
+    def __init__(self, dim: int, *, bias: bool, std: float | None, growth: float) -> None:
+        super().__init__(dim, 3 * dim, bias=False, std=std, growth=growth)
         self.q_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.v_bias = nn.Parameter(torch.zeros(dim)) if bias else None
 
@@ -55,15 +74,15 @@ class QKV(Linear):
 class Attention(nn.Module):
     """Every token looks at every token of its row: [B, T, D] -> [B, T, D]."""
 
-    def __init__(self, dim: int, heads: int, *, qv_bias: bool, std: float | None, last_std: float | None) -> None:
+    def __init__(self, dim: int, heads: int, *, qv_bias: bool, std: float | None, last_std: float | None, scale: Scale) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = QKV(dim, bias=qv_bias, std=std)
-        self.proj = Linear(dim, dim, std=last_std)
+        self.heads, self.sharpness = heads, scale.attention
+        self.qkv = QKV(dim, bias=qv_bias, std=std, growth=scale.growth)
+        self.proj = Linear(dim, dim, std=last_std, growth=scale.growth)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        looked: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        looked: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v, scale=self.sharpness).transpose(1, 2).flatten(2))
         return looked
 
 
@@ -71,13 +90,13 @@ class MLP(nn.Module):
     """GELU, or SwiGLU where `gated`: the first half of `fc1` opens the second; with a LayerNorm before `fc2` where `inner_norm`."""
 
     def __init__(
-        self, dim: int, hidden: int, *, gated: bool, inner_norm: bool, eps: float, std: float | None, last_std: float | None
+        self, dim: int, hidden: int, *, gated: bool, inner_norm: bool, eps: float, std: float | None, last_std: float | None, growth: float
     ) -> None:
         super().__init__()
         self.gated = gated
-        self.fc1 = Linear(dim, 2 * hidden if gated else hidden, std=std)
+        self.fc1 = Linear(dim, 2 * hidden if gated else hidden, std=std, growth=growth)
         self.norm = nn.LayerNorm(hidden, eps) if inner_norm else nn.Identity()
-        self.fc2 = Linear(hidden, dim, std=last_std)
+        self.fc2 = Linear(hidden, dim, std=last_std, growth=growth)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
@@ -104,12 +123,13 @@ class Block(nn.Module):
         eps: float = 1e-5,
         std: float | None = None,
         last_std: float | None = None,
+        scale: Scale = STANDARD,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps)
-        self.attn = Attention(dim, heads, qv_bias=qv_bias, std=std, last_std=last_std)
+        self.attn = Attention(dim, heads, qv_bias=qv_bias, std=std, last_std=last_std, scale=scale)
         self.norm2 = nn.LayerNorm(dim, eps)
-        self.mlp = MLP(dim, hidden, gated=gated, inner_norm=inner_norm, eps=eps, std=std, last_std=last_std)
+        self.mlp = MLP(dim, hidden, gated=gated, inner_norm=inner_norm, eps=eps, std=std, last_std=last_std, growth=scale.growth)
 
     def forward(self, x: Tensor, survival: Tensor | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D].

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mrdist.students import chance, grouping
 from mrdist.students.base import Features, Student, StudentConfig
-from mrdist.students.blocks import BallEmbedding, Block, recomputed, through
+from mrdist.students.blocks import BallEmbedding, Block, Readout, recomputed, through
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class PointBERT(Student):
         self.lift = nn.Linear(config.channels[-1] + 3, config.dim)
         self.lift_norm = nn.LayerNorm(config.dim)
         self.cls_token = nn.Parameter(torch.randn(config.dim))
-        self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.hidden) for _ in range(config.depth))
-        self.project = nn.Linear(config.dim, width)
+        self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.hidden, scale=config.scale) for _ in range(config.depth))
+        self.project = Readout(config.dim, width, growth=config.scale.growth)
 
     def forward(self, xyz: Tensor, rgb: Tensor, keys: Tensor | None = None) -> Features:
         """See `Student.forward`. Balls that a row drops are dropped before they are embedded: they cost nothing."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from mrdist.errors import RecipeError
 from mrdist.students import chance, grouping
 from mrdist.students.base import Features, Student, StudentConfig
-from mrdist.students.blocks import Block, GroupEmbedding, recomputed, through
+from mrdist.students.blocks import Block, GroupEmbedding, Readout, recomputed, through
 
 STARTS = ("corner", "first")
 
@@ -73,12 +73,12 @@ class ViT(Student):
             Block(
                 dim, config.heads, config.hidden, gated=config.gated, inner_norm=config.inner_norm, qv_bias=True, eps=_EPS,
                 # The deeper, the less a block adds at first (BEiT, EVA).
-                std=0.02, last_std=0.02 / (2 * (k + 1)) ** 0.5,
+                std=0.02, last_std=0.02 / (2 * (k + 1)) ** 0.5, scale=config.scale,
             )
             for k in range(config.depth)
         )  # fmt: skip
         self.norm = nn.LayerNorm(dim, _EPS)
-        self.project = nn.Linear(dim, width)
+        self.project = Readout(dim, width, growth=config.scale.growth)
 
     def forward(self, xyz: Tensor, rgb: Tensor, keys: Tensor | None = None) -> Features:
         """See `Student.forward`. Groups that a row drops are dropped before they are embedded: they cost nothing."""

@@ -54,7 +54,11 @@ class TokenTeacher(Teacher, Protocol):
 
 
 class TeacherConfig(Protocol):
-    """The teacher of a recipe: a part that knows how to open itself."""
+    """The teacher of a recipe: a part that knows how to open itself.
+
+    One that does not look at `pairs` should say so by a class attribute `learns = False`: then every shape is embedded as soon as it
+    is drawn, and a run may begin meanwhile.
+    """
 
     def open(self, folder: Path, pairs: Pairs, *, device: str, progress: Progress) -> Teacher:
         """The teacher, ready to embed.

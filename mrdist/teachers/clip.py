@@ -41,6 +41,7 @@ class ClipConfig(Part):
     batch: int = 64  # pictures or captions at a time; changes no result
 
     supplies: ClassVar[frozenset[str]] = SUPPLIES
+    learns: ClassVar[bool] = False
 
     def check(self, recipe: object = None) -> None:
         """Raise a TeacherError for values that mean nothing; `load` of a recipe calls it too."""

@@ -57,6 +57,7 @@ class FittedConfig(Part):
     seed: int = 0
 
     supplies: ClassVar[frozenset[str]] = SUPPLIES
+    learns: ClassVar[bool] = True
 
     def check(self, recipe: object = None) -> None:
         """Raise a TeacherError for values that make no model; `load` of a recipe calls it too."""

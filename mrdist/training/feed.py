@@ -58,9 +58,9 @@ class Feed:
 
 
 def teacher_width(recipe: Recipe) -> int | None:
-    """E, if the recipe or the table above says it."""
+    """E, if the recipe, the table above, or data that bring embeddings say it."""
     known = TEACHERS.get(getattr(recipe.teacher, "model", ""))
-    return known.width if known else getattr(recipe.teacher, "width", None)
+    return known.width if known else getattr(recipe.teacher, "width", None) or getattr(recipe.data, "width", None)
 
 
 def feed(recipe: Recipe, allocation: Allocation, shapes: float, kitchen: Kitchen) -> Feed:

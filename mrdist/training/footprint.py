@@ -57,6 +57,7 @@ def counted(student: StudentConfig, *, width: int, points: int, precision: str) 
         module = student.build(width, seed=0)
     module.to(torch.float64 if precision == "fp64" else torch.float32)
     bf16, meta = precision == "bf16", torch.device("meta")
+    forward, flops = operations(student, width=width, points=points)
 
     def most(rows: int) -> int:
         casts = _Casts(bf16)
@@ -66,12 +67,20 @@ def counted(student: StudentConfig, *, width: int, points: int, precision: str) 
             torch.autograd.backward(out)
         return int(live.peak)
 
-    with _as_on_a_gpu(_Casts(bf16)), FlopCounterMode(display=False) as counter:
+    return Footprint((_line(most, FEW), _line(most, MANY)), forward, flops, None, "counted")
+
+
+@lru_cache(maxsize=64)
+def operations(student: StudentConfig, *, width: int, points: int) -> tuple[float, float]:
+    """Flop per row, forward and with backward; arguments as of `counted`."""
+    meta = torch.device("meta")
+    with meta:
+        module = student.build(width, seed=0)
+    with _as_on_a_gpu(_Casts(False)), FlopCounterMode(display=False) as counter:
         out = _embedded(module, 1, points, meta)
         forward = counter.get_total_flops()
         torch.autograd.backward(out)
-        flops = counter.get_total_flops()
-    return Footprint((_line(most, FEW), _line(most, MANY)), forward, flops, None, "counted")
+        return forward, counter.get_total_flops()
 
 
 def measured(student: StudentConfig, *, width: int, points: int, precision: str, device: torch.device) -> Footprint:
@@ -197,9 +206,9 @@ def _as_on_a_gpu(low: _Casts) -> Iterator[None]:
     def layer_norm(x: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
         return real["layer_norm"](x.float() if low.bf16 else x, shape, weight, bias, eps)
 
-    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
         flash = torch.ops.aten._scaled_dot_product_flash_attention.default
-        return flash(*(low(x) for x in (q, k, v)))[0]  # type: ignore[no-any-return]
+        return flash(*(low(x) for x in (q, k, v)), scale=scale)[0]  # type: ignore[no-any-return]
 
     try:
         for name, function in (("linear", linear), ("layer_norm", layer_norm), ("scaled_dot_product_attention", attention)):

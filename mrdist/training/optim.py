@@ -57,17 +57,24 @@ def slowness(names: list[str], layer_decay: float) -> dict[str, float]:
     return out
 
 
+def growths(module: nn.Module) -> dict[str, float]:
+    """How many times more inputs than at the base width a weight has, by name; weights that do not say are not in it (`students.scale`)."""
+    said = ((name, getattr(part, "growth", 1.0)) for name, part in module.named_modules())
+    return {f"{name}.weight": growth for name, growth in said if growth != 1.0}
+
+
 def groups(module: nn.Module, optim: Optim) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW, in a fixed order; each carries `slowness`, the factor on its learning rate."""
+    """Parameter groups for AdamW, in a fixed order; each carries `slowness`, the factor on its learning rate.
+
+    A weight that has grown learns that much slower and decays that much more: rate x decay stays (`students.scale`).
+    """
     learnt = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    factors = slowness(list(learnt), optim.layer_decay)
-    out: dict[tuple[float, bool], dict[str, Any]] = {}
+    factors, grown = slowness(list(learnt), optim.layer_decay), growths(module)
+    out: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in learnt.items():
-        decayed = decays(name, parameter)
-        group = out.setdefault(
-            (factors[name], decayed),
-            {"params": [], "weight_decay": optim.weight_decay if decayed else 0.0, "slowness": factors[name]},
-        )
+        growth = grown.get(name, 1.0)
+        factor, decay = factors[name] / growth, optim.weight_decay * growth if decays(name, parameter) else 0.0
+        group = out.setdefault((factor, decay), {"params": [], "weight_decay": decay, "slowness": factor})
         group["params"].append(parameter)
     return list(out.values())
 

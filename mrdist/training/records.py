@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -118,23 +118,30 @@ def scalars(reading: Reading) -> dict[str, float]:
     }
 
 
+class Look(NamedTuple):
+    """What a run looks at first."""
+
+    views: Mapping[str, NDArray[np.uint8]]  # pictures [H, W, 3] by name
+    clouds: Mapping[str, Points]  # what the student sees, by name
+
+
 class FirstLook(Watcher):
     """Views and clouds, once, after the first step: one look shows a wrong axis or black renders."""
 
-    def __init__(self, views: Mapping[str, NDArray[np.uint8]], clouds: Mapping[str, Points]) -> None:
+    def __init__(self, look: Callable[[], Look]) -> None:
         """
         Args:
-            views: pictures [H, W, 3] by name.
-            clouds: what the student sees, by name.
+            look: called once, on the first rank.
         """
-        self._views, self._clouds = views, clouds
+        self._look = look
 
     def after_step(self, run: Run, loss: Loss) -> None:
         if run.step != 1 or run.board is None:
             return
         board: Any = run.board
-        for name, pixels in self._views.items():
+        look = self._look()
+        for name, pixels in look.views.items():
             board.add_image(f"views/{name}", pixels, 0, dataformats="HWC")
-        for name, points in self._clouds.items():
+        for name, points in look.clouds.items():
             colours = torch.from_numpy((points.rgb * 255).round().astype(np.uint8))[None]
             board.add_mesh(f"clouds/{name}", torch.from_numpy(points.xyz)[None], colors=colours, global_step=0)

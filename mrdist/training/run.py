@@ -40,7 +40,10 @@ class Loader(Protocol):
     """Where batches come from."""
 
     def batches(self, after: int) -> Iterable[Any]:
-        """This rank's rows of the global batches that come after `after` steps, on its device, without end."""
+        """This rank's rows of the global batches that come after `after` steps, on its device, without end.
+
+        None stands for a batch that is not there yet: then all ranks get it.
+        """
 
 
 class _StudentPart(Protocol):
@@ -153,6 +156,11 @@ class Run:
                 rows=self.recipe.batch, ranks=self.ranks,
             )  # fmt: skip
         return self._reading
+
+    def agree_to_stop(self) -> bool:
+        """Whether some rank was asked to stop while none could take a step. Every rank calls."""
+        self._agreed_to_stop = self.ranks.any(self._stop.asked)
+        return self._agreed_to_stop
 
     def save(self) -> Path:
         """Write a checkpoint of this step, unless it is there, and point `latest` to it. Every rank calls.
@@ -269,16 +277,21 @@ class Run:
 
 @dataclass
 class _Marked:
-    """A loader that keeps the run's batch, and lets its clock see who waits."""
+    """A loader that keeps the run's batch, lets its clock see who waits, and ends when a run that waits is asked to stop."""
 
     loader: Loader
     run: Run
 
     def batches(self, after: int) -> Iterator[Any]:
-        served = iter(self.loader.batches(after))
+        run, served = self.run, iter(self.loader.batches(after))
         while True:
-            with self.run.ranks.clock.at(WAIT):
-                self.run.batch = next(served, None)
-            if self.run.batch is None:
+            with run.ranks.clock.at(WAIT):
+                try:
+                    batch = next(served)
+                except StopIteration:
+                    return
+            if batch is not None:
+                run.batch = batch
+                yield batch
+            elif run.agree_to_stop():
                 return
-            yield self.run.batch

@@ -126,7 +126,12 @@ def test_a_run_is_evaluated_on_another_catalogue_through_its_own_teacher(place: 
     assert found["test/chance"] == 0.5
     assert (run / "report.json").read_text() == before
     (elsewhere,) = (run / "elsewhere").glob("*/report.json")
-    assert json.loads(elsewhere.read_text())["contract"]["teacher"] == json.loads(before)["contract"]["teacher"]
+    # What was exported has no recipe, and is measured the same way.
+    words = ("data=folder", f"data.path={place / 'mine'}", "views.pixels=32", "views.ring=front4")
+    assert json.loads(mrdist(place, "evaluate", str(run / "export"), "test", *words, "--json").stdout)["test/chance"] == 0.5
+    (alone,) = (place / "evaluations").glob("*/report.json")
+    for path in (elsewhere, alone):
+        assert json.loads(path.read_text())["contract"]["teacher"] == json.loads(before)["contract"]["teacher"]
 
 
 def test_what_was_exported_embeds_a_mesh_and_reads_texts(place: Path, run: Path) -> None:
@@ -140,6 +145,7 @@ def test_what_was_exported_embeds_a_mesh_and_reads_texts(place: Path, run: Path)
     rows = load_file(place / "rows.safetensors")["embeddings"]
     assert rows.shape == (3, 32)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert "| top-1, test of synthetic data of mini |" in (target / "README.md").read_text()
     encoder = from_pretrained(target)
     cloud = Points.from_file(meshes[0], up="y", points=encoder.contract.points)
     assert np.allclose(encoder.encode(cloud).numpy(), rows[:1], atol=1e-5)

@@ -10,18 +10,23 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mrdist.data import order
+from mrdist.data.render import cameras
+from mrdist.data.shards import unit_name
 from mrdist.data.synthetic import SyntheticConfig
 from mrdist.data.triplets import TripletStore
-from mrdist.errors import DataError
+from mrdist.errors import DataError, RecipeError
 from mrdist.kinds import Part
-from mrdist.prepare import Prepared, open_prepared, prepare
+from mrdist.prepare import Prepared, follow, open_prepared, prepare
+from mrdist.prepare.work import Work
 from mrdist.progress import Progress
-from mrdist.recipe import Limits, Recipe, Views
+from mrdist.recipe import Limits, Recipe, Views, Watch
 from mrdist.teachers.base import Pairs, Rows
 
 asked: list[int] = []
@@ -37,6 +42,16 @@ class ColoursConfig(Part):
 
     def open(self, folder: Path, pairs: Pairs, *, device: str, progress: Progress) -> Colours:
         assert any(len(views) > 0 for views, _ in pairs())
+        return Colours(self.width)
+
+
+@dataclass(frozen=True)
+class ReadyConfig(ColoursConfig):
+    """The same one; it says that it looks at no views before it embeds."""
+
+    learns: ClassVar[bool] = False
+
+    def open(self, folder: Path, pairs: Pairs, *, device: str, progress: Progress) -> Colours:
         return Colours(self.width)
 
 
@@ -96,9 +111,10 @@ def prepared(place: Path) -> Prepared:
 def test_triplets_are_what_was_drawn_and_what_the_teacher_says_of_it(prepared: Prepared) -> None:
     store, teacher = prepared.store, Colours(12)
     drawn = list(prepared.renders)
-    assert [store.id(row) for row in range(len(store))] == [one.id for one in drawn] == sorted(shape.id for shape in prepared.catalog)
+    rows = store.rows().tolist()
+    assert [store.id(row) for row in rows] == [one.id for one in drawn] == sorted((shape.id for shape in prepared.catalog), key=order.place)
     assert (store.width, store.points, prepared.skipped) == (12, 32, [])
-    for row, one in enumerate(drawn):
+    for row, one in zip(rows, drawn, strict=True):
         held = store[row]
         assert (held.category, held.captions) == (one.category, one.captions)
         np.testing.assert_array_equal(held.points.xyz, one.xyz)
@@ -146,11 +162,108 @@ def test_a_truncated_part_is_made_again_from_what_is_known(prepared: Prepared, p
     (part,) = prepared.store.folder.glob("00000-*.safetensors")
     os.truncate(part, 50)
     with pytest.raises(DataError, match=part.name):
-        TripletStore.open(prepared.store.folder)[0]
+        TripletStore.open(prepared.store.folder).row(0)
     asked.clear()
     prepare(recipe(place))
     assert asked == []
     assert files(prepared.store.folder) == before
+
+
+def test_a_changed_byte_is_found_and_its_unit_made_again_by_a_thorough_run(prepared: Prepared, place: Path) -> None:
+    before = files(place)
+    for folder in (prepared.renders.folder, prepared.store.folder):
+        (path,) = folder.glob("00000-*.safetensors")
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    prepare(recipe(place))  # sizes are right, and to read everything whenever a run starts would take hours
+    assert len(list(prepared.store.verify())) == 1
+    prepare(recipe(place), thorough=True)
+    assert files(place) == before
+
+
+def test_views_that_turn_out_damaged_when_they_are_embedded_are_drawn_again(prepared: Prepared, place: Path) -> None:
+    before = files(place)
+    (path,) = prepared.renders.folder.glob("00000-*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    (prepared.store.folder / "00000.json").unlink()
+    prepare(recipe(place))
+    assert files(place) == before
+
+
+def test_units_are_made_in_the_order_a_run_wants_them_and_embedded_as_soon_as_they_are_drawn(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(order, "UNIT", 8)
+    given = recipe(tmp_path, teacher=ReadyConfig(), seed=3, fraction=0.5)
+    left: list[tuple[int, int]] = []
+
+    def told(stage: str, done: int, total: int) -> None:
+        left.append((len(list(tmp_path.glob("renders/*/0*.json"))), len(list(tmp_path.glob("triplets/*/0*.json")))))
+
+    made = prepare(given, told)
+    work = Work.open(given)
+    assert all(0 <= drawn - taught <= 1 for drawn, taught in left)
+    written = sorted(made.store.folder.glob("0*.json"), key=lambda path: path.stat().st_mtime_ns)
+    assert [int(path.stem) for path in written] == work.order
+    train = [shape.id for unit in work.units for shape in unit if shape.split == "train"]
+    assert [made.store.id(row) for row in made.store.indices("train").tolist()] == train[: -(-len(train) // 2)]
+    wanted = {n for n, unit in enumerate(work.units) for shape in unit if shape.id in train[: -(-len(train) // 2)]}
+    assert set(work.order[: work.trained.parts]) >= wanted
+    assert max(wanted) == work.trained.parts - 1
+    assert sorted(work.order) == list(range(len(work.units)))
+    assert work.order[: work.trained.parts] != sorted(work.order[: work.trained.parts])
+
+
+def test_a_unit_that_was_drawn_and_not_embedded_is_embedded_before_others_are_drawn(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(order, "UNIT", 8)
+    given = recipe(tmp_path, teacher=ReadyConfig())
+    made = prepare(given)
+    wanted = Work.open(given).order
+    for number in wanted[2:]:
+        (made.renders.folder / f"{unit_name(number)}.json").unlink()
+        (made.store.folder / f"{unit_name(number)}.json").unlink()
+    (made.store.folder / f"{unit_name(wanted[1])}.json").unlink()
+    stages: list[str] = []
+    prepare(given, lambda stage, done, total: stages.append(stage))
+    assert stages.index("embed") < stages.index("render")
+    assert list(made.store.verify()) == []
+
+
+def test_rounds_that_the_steps_need_are_drawn_from_other_sides_and_shapes_stay_the_same(tmp_path: Path) -> None:
+    given = recipe(tmp_path, teacher=ReadyConfig(), batch=10, steps=2 * 3, redraw=2)  # two batches to an epoch, three epochs
+    made = prepare(given)
+    assert Work.open(given).rounds(len(made.store.indices("train"))) == 2
+    assert len(list((tmp_path / "renders").iterdir())) == len(list((tmp_path / "triplets").iterdir())) == 2
+    again = made.later(1)
+    assert again is not None
+    assert made.later(2) is None
+    same = [(made.store[row], again[row]) for row in made.store.rows().tolist()]
+    assert all((a.id, a.captions) == (b.id, b.captions) for a, b in same)
+    assert all(np.array_equal(a.points.xyz, b.points.xyz) and np.array_equal(a.text, b.text) for a, b in same)
+    assert sum(not np.array_equal(a.image, b.image) for a, b in same) > len(same) // 2
+    ring, turned = (np.array([camera.azimuth for camera in cameras(Work.open(given).round(r).recipe.views)]) for r in (0, 1))
+    np.testing.assert_allclose((turned - ring) % 360, 137.50776, atol=1e-4)
+    told: list[str] = []
+    prepare(given, lambda stage, done, total: told.append(stage))
+    assert told == []
+
+
+def test_views_that_cannot_be_made_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"views\.ring"):
+        prepare(recipe(tmp_path / "none", views=Views(ring="front5")))
+    assert not (tmp_path / "none").exists()
+
+
+def test_nothing_is_followed_where_nobody_prepares(prepared: Prepared, place: Path, tmp_path: Path) -> None:
+    impatient = Watch(silence=0.2)
+    with pytest.raises(DataError, match=r"the catalogue of tiny in .*: got nothing new for 0\.2 s.*Try: mrdist prepare"):
+        follow(recipe(tmp_path, watch=impatient))
+    with pytest.raises(DataError, match=r"the teacher of tiny in .*: got nothing new for 0\.2 s.*Try: mrdist prepare"):
+        follow(recipe(place, watch=impatient, points=33, sample=33))
+    followed = follow(recipe(place, watch=impatient))
+    assert followed.store.complete()
+    assert followed.store.folder == prepared.store.folder
 
 
 def process(store: Path) -> subprocess.Popen[str]:

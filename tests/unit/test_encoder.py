@@ -211,8 +211,8 @@ def test_a_damaged_folder_is_one_error(tmp_path: Path) -> None:
         ({"student": {**student, "depth": "2"}}, "depth: '2'"),
         ({"student": {**student, "heads": 5}}, "a divisor of dim"),
         ({"student": {**student, "channels": [1, 2]}}, "cannot be built"),
-        ({"student": 3}, "encoder.json"),
-        ({"trained": None}, "encoder.json"),
+        ({"student": 3}, "config.json"),
+        ({"trained": None}, "config.json"),
         ({"width": "wide"}, "wide"),
     ):
         before = (folder / CONTRACT).read_text()
@@ -221,7 +221,7 @@ def test_a_damaged_folder_is_one_error(tmp_path: Path) -> None:
         (folder / CONTRACT).write_text(before)
     for text in ("[]", "{", "{}", "3", "[" * 100_000):
         (folder / CONTRACT).write_text(text)
-        with pytest.raises(CheckpointError, match=r"encoder\.json"):
+        with pytest.raises(CheckpointError, match=r"config\.json"):
             Encoder.load(folder)
     (folder / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match="no such file"):

@@ -14,12 +14,16 @@ import pytest
 import torch
 
 from mrdist.data.loader import Loader
+from mrdist.data.order import parts_first, place, prefix
+from mrdist.data.parts import write_index, write_part
+from mrdist.data.rounds import Rounds
+from mrdist.data.shards import Shards
 from mrdist.data.triplets import TripletStore
 from mrdist.errors import DataError, RecipeError
 from mrdist.ranks import Ranks
 from mrdist.recipe import Augment
-from mrdist.shapes import TripletBatch
-from tests.unit.data.test_triplets import POINTS, WIDTH, split_of, triplet, write_store
+from mrdist.shapes import Shape, Triplet, TripletBatch
+from tests.unit.data.test_triplets import POINTS, WIDTH, following, split_of, triplet, write_one, write_store
 
 TRAIN = sum(split_of(k) == "train" for k in range(40))  # 32
 
@@ -43,7 +47,7 @@ def loader(store: TripletStore, **changes: Any) -> Loader:
 
 
 def take(loader: Loader, count: int, after: int = 0) -> list[TripletBatch]:
-    return list(islice(loader.batches(after), count))
+    return list(islice((batch for batch in loader.batches(after) if batch is not None), count))
 
 
 def equal(a: TripletBatch, b: TripletBatch) -> bool:
@@ -71,6 +75,119 @@ def test_resuming_after_some_steps_gives_the_batches_that_would_have_come(store:
     whole = take(loader(store), 9)
     resumed = take(loader(store, workers=workers), 9 - after, after=after)
     assert all(equal(a, b) for a, b in zip(whole[after:], resumed, strict=True))
+
+
+def test_the_first_epoch_goes_from_part_to_part_and_the_others_do_not(tmp_path: Path) -> None:
+    store = write_store(tmp_path, [range(10 * n, 10 * n + 10) for n in range(4)])  # eight of ten are in the training split
+
+    def parts(step: int, seed: int) -> list[list[int]]:
+        return [[int(name.split("-")[1]) // 10 for name in batch.ids] for batch in take(loader(store, seed=seed), 4, after=step)]
+
+    orders = []
+    for seed in range(6):
+        first = parts(0, seed)
+        assert all(len(set(batch)) == 1 for batch in first)
+        orders.append(tuple(batch[0] for batch in first))
+        assert sorted(orders[-1]) == [0, 1, 2, 3]
+        assert any(len(set(batch)) > 1 for batch in parts(4, seed))
+        ids = [name for batch in take(loader(store, seed=seed), 4) for name in batch.ids]
+        assert ids != sorted(ids)
+    assert len(set(orders)) > 1
+
+
+PARTS = [range(15), range(15, 20), range(0), range(20, 40)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_loaded_while_a_store_grows_is_what_is_loaded_of_the_whole_one(tmp_path: Path, workers: int) -> None:
+    whole = take(loader(write_store(tmp_path / "whole", PARTS)), 9)
+    growing = loader(following(tmp_path / "grown", len(PARTS), patience=20), workers=workers)
+    got: list[TripletBatch | None] = []
+    waiting = list(parts_first(1, len(PARTS)))
+    batches = growing.batches(0)
+    while len(got) < 9:
+        batch = next(batches)
+        if batch is not None:
+            got.append(batch)
+        else:
+            write_one(tmp_path / "grown", waiting[0], PARTS[waiting.pop(0)])
+    assert not waiting  # and no index was ever written: the epochs after the first need the parts only
+    assert all(equal(a, b) for a, b in zip(whole, got, strict=True) if b is not None)
+
+
+def test_only_the_parts_that_a_step_needs_are_waited_for(tmp_path: Path) -> None:
+    whole = take(loader(write_store(tmp_path / "whole", PARTS)), 4)
+    first, second, *_ = [part for part in parts_first(1, len(PARTS)) if len(PARTS[part])]
+    for part in [part for part in range(len(PARTS)) if not len(PARTS[part])] + [first]:
+        write_one(tmp_path / "grown", part, PARTS[part])
+    batches = loader(following(tmp_path / "grown", len(PARTS)), workers=1).batches(0)
+    there = sum(split_of(k) == "train" for k in PARTS[first]) // 8
+    got = [next(batches) for _ in range(there + 1)]
+    assert all(equal(a, b) for a, b in zip(whole, got, strict=False) if b is not None)
+    assert [batch is None for batch in got] == [False] * there + [True]
+    with pytest.raises(DataError, match=rf"part 0000{second} of .*nobody at work"):
+        list(islice(batches, 10))
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_going_on_while_a_store_grows_gives_the_batches_that_would_have_come(tmp_path: Path, after: int) -> None:
+    whole = take(loader(write_store(tmp_path / "grown", PARTS)), 7)
+    (tmp_path / "grown" / "index.json").unlink()
+    resumed = take(loader(following(tmp_path / "grown", len(PARTS))), 7 - after, after=after)
+    assert all(equal(a, b) for a, b in zip(whole[after:], resumed, strict=True))
+
+
+def test_a_store_that_turns_out_to_be_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
+    write_one(tmp_path, 0, range(5))
+    with pytest.raises(DataError, match=r"got 4 shapes, wanted at least one batch of 8.*batch=4"):
+        loader(following(tmp_path, 1))
+
+
+def test_a_fraction_is_trained_on_alone_and_in_an_order_of_its_own(tmp_path: Path) -> None:
+    order = sorted(range(40), key=lambda k: place(triplet(k).id))
+    parts = [order[n : n + 10] for n in range(0, 40, 10)]
+    write_store(tmp_path, parts)
+    units = [[Shape(triplet(k).id, tmp_path, split=split_of(k)) for k in part] for part in parts]
+    train = [triplet(k).id for k in order if split_of(k) == "train"]
+    for fraction in (0.25, 0.5, 1.0):
+        count = round(fraction * TRAIN)
+        some = loader(TripletStore.open(tmp_path, prefix(units, fraction)))
+        assert some.steps_per_epoch == count // 8
+        for epoch in range(2):
+            seen = [name for batch in take(some, count // 8, after=epoch * count // 8) for name in batch.ids]
+            assert sorted(seen) == sorted(train[:count])
+
+
+def turned(k: int) -> Triplet:
+    """Shape k as another round draws it."""
+    held = triplet(k)
+    return replace(held, image=-held.image)
+
+
+def test_every_round_of_views_serves_its_epochs_and_what_it_lacks_comes_from_the_first(tmp_path: Path) -> None:
+    first = write_store(tmp_path / "0", [range(15), range(15, 40)])
+    shards = Shards(tmp_path / "1")
+    for number, rows in enumerate(([k for k in range(15) if k != 6], range(15, 40))):  # this round could not draw shape 6
+        write_part(shards, number, [turned(k) for k in rows], [split_of(k) for k in rows], width=WIDTH, points=POINTS)
+    write_index(shards, 2, width=WIDTH, points=POINTS)
+    later = {1: TripletStore.open(tmp_path / "1")}
+    plain, again = take(loader(first), 16), take(loader(first, rounds=Rounds(first, 2, later.get)), 16)
+    for step, (a, b) in enumerate(zip(plain, again, strict=True)):
+        assert (a.ids, a.text.tolist(), a.xyz.tolist()) == (b.ids, b.text.tolist(), b.xyz.tolist())
+        sign = [[1.0 if step < 8 or name == triplet(6).id else -1.0] for name in a.ids]
+        assert torch.equal(a.image * torch.tensor(sign), b.image)
+    with pytest.raises(DataError, match=r"round 2 of .*Try: mrdist prepare"):
+        take(loader(first, rounds=Rounds(first, 2, later.get)), 1, after=16)
+
+
+def test_a_round_that_others_still_make_is_waited_for(tmp_path: Path) -> None:
+    write_store(tmp_path, [range(15), range(15, 40)])
+    first = following(tmp_path, 2, patience=20)
+    later: dict[int, TripletStore] = {}
+    batches = loader(first, rounds=Rounds(first, 1, later.get), workers=1).batches(0)
+    assert [next(batches) is None for _ in range(6)] == [False] * 4 + [True] * 2
+    later[1] = TripletStore.open(tmp_path)
+    assert [next(batches) is None for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_every_shape_comes_once_per_epoch_and_every_epoch_has_its_order(store: TripletStore) -> None:

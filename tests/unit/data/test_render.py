@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mrdist.data.render import AMBIENT, KEY, KEY_TOWARDS, LAMP, RINGS, axes, cameras, distance
+from mrdist.data.render import AMBIENT, GOLDEN, KEY, KEY_TOWARDS, LAMP, RINGS, axes, cameras, distance
 from mrdist.errors import RecipeError
 from mrdist.recipe import Views
 from mrdist.shapes import Camera
@@ -38,6 +38,17 @@ def test_nothing_but_the_recipe_decides_where_cameras_stand(ring: str) -> None:
     views = Views(ring=ring)
     assert cameras(views) == cameras(replace(views)) == RINGS[ring]
     assert cameras(replace(views, pixels=64, background=0, supersampling=1)) == RINGS[ring]
+
+
+def test_a_ring_that_is_turned_goes_around_the_up_axis_and_no_turn_repeats_another() -> None:
+    still = Views(ring="ring12")
+    for camera, turned in zip(cameras(still), cameras(replace(still, turn=90.0)), strict=True):
+        right, up, back = axes(camera)
+        around = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+        np.testing.assert_allclose(axes(turned), np.stack([right, up, back]) @ around.T, atol=1e-6)
+    # However often the golden angle is added, no camera of twelve comes near where one stood before.
+    places = np.sort([camera.azimuth % 30 for r in range(8) for camera in cameras(replace(still, turn=r * GOLDEN))[:1]])
+    assert np.diff([*places, places[0] + 30]).min() > 1
 
 
 @RING
@@ -86,7 +97,16 @@ def test_an_unknown_ring_comes_with_the_nearest_one() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"pixels": 0}, {"pixels": 100_000}, {"supersampling": 0}, {"supersampling": 9}, {"fov": 0.0}, {"fov": 180.0}, {"background": 256}],
+    [
+        {"pixels": 0},
+        {"pixels": 100_000},
+        {"supersampling": 0},
+        {"supersampling": 9},
+        {"fov": 0.0},
+        {"fov": 180.0},
+        {"background": 256},
+        {"turn": float("nan")},
+    ],
 )
 def test_a_picture_that_cannot_be_made_is_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(RecipeError, match=f"views.{next(iter(wrong))}"):

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrdist.data import renders
+from mrdist.data import order
 from mrdist.data.catalog import Catalog
 from mrdist.data.drawing import ShapeRenderer, render_shape
-from mrdist.data.renders import Renders, render_catalog, renders_key
+from mrdist.data.order import place
+from mrdist.data.renders import Renders, renders_key
+from mrdist.data.shards import unit_name
 from mrdist.data.synthetic import SyntheticConfig
-from mrdist.errors import DataError, RecipeError
-from mrdist.progress import silent
-from mrdist.recipe import Limits, Views
-from mrdist.shapes import Shape, digest
+from mrdist.errors import DataError
+from mrdist.prepare.alone import draw
+from mrdist.prepare.units import crew_of, draw_unit, read_unit
+from mrdist.prepare.work import Round, Work
+from mrdist.progress import Progress, silent
+from mrdist.recipe import Limits, Recipe, Views
+from mrdist.shapes import Shape
 
 VIEWS, LIMITS, POINTS = Views(ring="front4", pixels=24, supersampling=1), Limits(seconds=20), 64
 GOOD = 11
@@ -49,19 +54,27 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renders, "UNIT", 4)
+    monkeypatch.setattr(order, "UNIT", 4)
 
 
-def drawn(catalog: Catalog, folder: Path, workers: int = 1, **changes: Any) -> Renders:
-    given: dict[str, Any] = {"views": VIEWS, "limits": LIMITS, "points": POINTS}
-    return render_catalog(catalog, folder=folder, workers=workers, **{**given, **changes})
+def work_of(catalog: Catalog, folder: Path, **changes: Any) -> tuple[Work, Round]:
+    """What is to be drawn, and a round of it that lies in `folder`."""
+    given: dict[str, Any] = {"views": VIEWS, "limits": LIMITS, "points": POINTS, "workers": 1}
+    work = Work(Recipe(name="drawn", **{**given, **changes}), catalog)
+    return work, Round(0, work.recipe, catalog.root, (".glb",), len(work.units), folder)
+
+
+def drawn(catalog: Catalog, folder: Path, progress: Progress = silent, **changes: Any) -> Renders:
+    work, round = work_of(catalog, folder, **changes)
+    draw(work, round, work.undrawn(round), lambda unit: None, progress)
+    return Renders.open(folder)
 
 
 @pytest.fixture(scope="module")
 def whole(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Renders:
     """What an undisturbed run gives."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(renders, "UNIT", 4)
+        patch.setattr(order, "UNIT", 4)
         return drawn(catalog, tmp_path_factory.mktemp("whole"), workers=2)
 
 
@@ -79,20 +92,17 @@ def script(catalog: Catalog, folder: Path) -> list[str]:
     Catalog.write(manifest, catalog.shapes)
     code = f"""
 from pathlib import Path
-from mrdist.data import renders
+from mrdist.data import order
 from mrdist.data.catalog import Catalog
-from mrdist.recipe import Limits, Views
-renders.UNIT = 4
-renders.render_catalog(
-    Catalog.open({str(manifest)!r}), views=Views(**{asdict(VIEWS)!r}), limits=Limits(**{asdict(LIMITS)!r}), points={POINTS},
-    folder=Path({str(folder)!r}), workers=1, progress=lambda stage, done, total: print(done, flush=True),
-)
+from tests.unit.data.test_renders import drawn
+order.UNIT = 4
+drawn(Catalog.open({str(manifest)!r}), Path({str(folder)!r}), progress=lambda stage, done, total: print(done, flush=True))
 """
     return [sys.executable, "-c", code]
 
 
 def test_good_shapes_arrive_and_bad_ones_are_named_with_a_reason(whole: Renders, catalog: Catalog) -> None:
-    good = sorted(catalog.shapes[:GOOD], key=lambda shape: shape.id)
+    good = sorted(catalog.shapes[:GOOD], key=lambda shape: place(shape.id))
     assert len(whole) == GOOD
     for one, shape in zip(whole, good, strict=True):
         assert (one.id, one.category, one.split, one.captions) == (shape.id, shape.category, shape.split, shape.captions)
@@ -102,18 +112,18 @@ def test_good_shapes_arrive_and_bad_ones_are_named_with_a_reason(whole: Renders,
         pictures = [np.asarray(Image.open(io.BytesIO(view))) for view in one.views]
         assert [picture.shape for picture in pictures] == [(24, 24, 3)] * 4
         assert all(picture.std() > 1 for picture in pictures)
-    assert [(one["id"], one["mesh"]) for one in whole.skipped] == [
-        ("m-cut-off", "bad/cut-off.glb"),
-        ("m-empty", "bad/empty.ply"),
-        ("m-other", "bad/other.off"),
-    ]
+    assert {one["id"]: one["mesh"] for one in whole.skipped} == {
+        "m-cut-off": "bad/cut-off.glb",
+        "m-empty": "bad/empty.ply",
+        "m-other": "bad/other.off",
+    }
     assert all("DataError" in one["reason"] for one in whole.skipped)
-    assert "sha256" in whole.skipped[2]["reason"]
+    assert ["sha256" in one["reason"] for one in whole.skipped] == [one["id"] == "m-other" for one in whole.skipped]
     assert list(whole.verify()) == []
 
 
 def test_what_a_child_draws_is_what_the_same_code_draws_here(whole: Renders, catalog: Catalog) -> None:
-    shape = min(catalog.shapes[:GOOD], key=lambda shape: shape.id)
+    shape = min(catalog.shapes[:GOOD], key=lambda shape: place(shape.id))
     with ShapeRenderer(catalog.root, views=VIEWS, limits=LIMITS, points=POINTS) as renderer:
         request = renderer.request(shape)
     arrays, notes = render_shape(request)
@@ -131,13 +141,13 @@ def test_a_killed_run_is_completed_not_repeated_and_ends_with_the_same_bytes(who
             if int(line) == 6:  # one unit of four is written, the second is half drawn
                 run.send_signal(signal.SIGKILL)
                 break
-    before = times(tmp_path)
-    assert "00000.json" in before
+    before, first = times(tmp_path), unit_name(work_of(catalog, tmp_path)[0].order[0])
+    assert f"{first}.json" in before
     assert "index.json" not in before
     told: list[int] = []
     drawn(catalog, tmp_path, progress=lambda stage, done, total: told.append(done))
     after = times(tmp_path)
-    assert all(after[name] == before[name] for name in before if name.startswith("00000"))
+    assert all(after[name] == before[name] for name in before if name.startswith(first))
     assert told == [*range(5, 15), 14]
     assert files(tmp_path) == files(whole.folder)
     drawn(catalog, tmp_path)
@@ -189,9 +199,23 @@ def test_a_crash_is_tried_once_more(tmp_path: Path) -> None:
     assert outcome.arrays["tries"] == [2]
 
 
+def test_a_quarantined_shape_is_not_touched_and_stands_among_the_skipped_with_its_reason(catalog: Catalog, tmp_path: Path) -> None:
+    work, round = work_of(catalog, tmp_path)
+    bad = work.units[0][1]
+    begun: list[str] = []
+    with crew_of(round, 1) as crew:
+        unit = draw_unit(round, 0, work.units[0], crew, {bad.id: "killed its renderer"}, lambda shape: begun.append(shape.id))
+    assert begun == [shape.id for shape in work.units[0] if shape is not bad]
+    assert {"id": bad.id, "mesh": os.path.relpath(bad.mesh, catalog.root), "reason": "killed its renderer"} in unit.notes["skipped"]
+    again = read_unit(round, 0)
+    assert again.notes == unit.notes
+    assert all(np.array_equal(again.arrays[name], value) for name, value in unit.arrays.items())
+    assert bad.id not in {one.id for one in again.shapes()}
+
+
 def test_a_catalogue_of_bad_shapes_only_is_an_error_that_says_why(catalog: Catalog, tmp_path: Path) -> None:
     bad = Catalog(catalog.root, catalog.shapes[GOOD:])
-    with pytest.raises(DataError, match=r"no shape that can be drawn: m-cut-off: DataError: .*cut-off\.glb"):
+    with pytest.raises(DataError, match=r"no shape that can be drawn: m-(\w|-)+: DataError: .*(cut-off\.glb|empty\.ply|other\.off)"):
         drawn(bad, tmp_path)
 
 
@@ -202,12 +226,6 @@ def test_another_catalogue_in_the_same_folder_is_refused(whole: Renders, catalog
     other = Catalog(catalog.root, tuple(replace(shape, id=f"{shape.id}-new") for shape in catalog.shapes))
     with pytest.raises(DataError, match=r"unit 0 of .* got other shapes"):
         drawn(other, tmp_path)
-
-
-def test_views_that_cannot_be_made_are_refused_before_anything_starts(catalog: Catalog, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"views\.ring"):
-        drawn(catalog, tmp_path / "none", views=replace(VIEWS, ring="front5"))
-    assert not (tmp_path / "none").exists()
 
 
 def test_the_key_changes_with_everything_that_changes_a_picture(catalog: Catalog) -> None:
@@ -236,13 +254,13 @@ def test_two_hundred_bad_meshes_among_two_hundred_good_ones(tmp_path: Path, monk
     """All good ones arrive, all bad ones are named with the expected reason, and no worker dies."""
     from tests import hostile
 
-    monkeypatch.setattr(renders, "UNIT", 32)
+    monkeypatch.setattr(order, "UNIT", 32)
     root = tmp_path / "meshes"
     bad = hostile.write_hostile(root, copies=3)
     good = [root / f"good-{k:03d}.glb" for k in range(200)]
     for k, path in enumerate(good):
         hostile.write_good(path, k)
-    shapes = tuple(Shape(f"{digest(path.name.encode())[:4]}-{path.name}", path) for path in (*good, *bad))  # mixed, in the order of ids
+    shapes = tuple(Shape(path.name, path) for path in (*good, *bad))
     workers: set[int] = set()
     draw = ShapeRenderer.draw
 
@@ -253,7 +271,7 @@ def test_two_hundred_bad_meshes_among_two_hundred_good_ones(tmp_path: Path, monk
     monkeypatch.setattr(ShapeRenderer, "draw", watched)
     views = Views(ring="front4", pixels=16, supersampling=1)
     held = drawn(Catalog(root, shapes), tmp_path / "renders", workers=2, views=views, limits=hostile.LIMITS)
-    assert {one.id.partition("-")[2] for one in held} == {path.name for path in good}
+    assert {one.id for one in held} == {path.name for path in good}
     assert {one["mesh"] for one in held.skipped} == {path.name for path in bad}
     assert len(bad) >= 200
     assert len({path.name.partition("-")[2] for path in bad}) >= 20

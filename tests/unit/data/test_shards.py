@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrdist.data.claims import Claims, Worklist
+from mrdist.data.claims import Claims, Worklist, held
 from mrdist.data.shards import Shards, join, pack, publish, split, unit_name
 from mrdist.errors import DataError
 
@@ -82,6 +82,13 @@ def test_a_changed_byte_is_found_by_its_hash(tmp_path: Path) -> None:
     (wrong,) = shards.verify()
     assert unit.file in wrong.what
     assert "sha256" in wrong.got
+    with pytest.raises(DataError, match=rf"{unit.file}: got sha256 .*Try: run `mrdist prepare` again"):
+        shards.read("00001")
+    assert shards.missing([1]) == []
+    assert shards.missing([1], thorough=True) == [1]
+    assert shards.missing([1]) == [1]  # nobody takes it for done any more
+    shards.write("00001", arrays(1), {})
+    assert shards.missing([1], thorough=True) == []
 
 
 def test_a_file_that_is_cut_off_while_it_is_open_is_an_error_not_a_signal(tmp_path: Path) -> None:
@@ -231,6 +238,25 @@ def test_a_claim_from_elsewhere_ends_when_it_is_not_renewed(tmp_path: Path) -> N
         assert not claims.take("a")
         os.utime(path, (time.time() - 61,) * 2)
         assert claims.take("a")
+
+
+def test_who_gives_a_unit_to_one_process_at_a_time_frees_it_from_the_last_one(tmp_path: Path) -> None:
+    with Claims(tmp_path, by="pools") as first, Claims(tmp_path, by="pools") as second, Claims(tmp_path) as other:
+        assert first.take("a")
+        assert not other.take("a")
+        assert second.take("a")
+        other.take("b")
+        assert not second.take("b")
+
+
+def test_living_claims_are_seen_without_taking_part(tmp_path: Path) -> None:
+    assert held(tmp_path / "nothing") == []
+    (tmp_path / "old.claim").write_text(json.dumps({"host": "far", "space": "away", "pid": 1, "born": "1"}))
+    os.utime(tmp_path / "old.claim", (0, 0))
+    with Claims(tmp_path) as claims:
+        claims.take("a")
+        assert held(tmp_path) == ["a"]
+    assert held(tmp_path) == []
 
 
 def test_a_living_claim_is_renewed(tmp_path: Path) -> None:

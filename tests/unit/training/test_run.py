@@ -25,7 +25,7 @@ from mrdist.shapes import Points
 from mrdist.training.checkpoint import INDEX, Stored, complete
 from mrdist.training.folder import differences
 from mrdist.training.loop import train
-from mrdist.training.records import FirstLook
+from mrdist.training.records import FirstLook, Look
 from mrdist.training.run import Run
 from mrdist.training.watchdog import Watchdog
 from mrdist.training.watchers import Console, Evaluator, Watcher
@@ -209,7 +209,7 @@ def test_the_board_has_losses_speeds_relations_views_and_clouds(tmp_path):
     folder = tmp_path / "run"
     random = np.random.default_rng(0)
     cloud = Points.of(random.normal(size=(9, 3)), up="z")
-    look = FirstLook({"chair": random.integers(0, 255, (8, 8, 3), dtype=np.uint8)}, {"chair": cloud})
+    look = FirstLook(lambda: Look({"chair": random.integers(0, 255, (8, 8, 3), dtype=np.uint8)}, {"chair": cloud}))
     recipe = tiny_recipe(steps=4, **QUIET | {"log_every": 2, "pictures_every": 4})
     carried_out(folder, replace(recipe, steps=2), look)
     carried_out(folder, recipe, Evaluator(0, lambda run: {"top1": 0.5}))
