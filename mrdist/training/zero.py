@@ -107,7 +107,7 @@ def settings(config: ZeroConfig, recipe: Recipe, ranks: Ranks) -> dict[str, Any]
         "torch_autocast": {
             "enabled": config.precision == "bf16",
             "dtype": "bfloat16",
-            "lower_precision_safe_modules": ["torch.nn.Linear", "torch.nn.Conv1d"] if config.communication == "bf16" else [],
+            "lower_precision_safe_modules": [],  # `linear_kinds`, once there is an objective to ask
         },
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
@@ -117,6 +117,12 @@ def settings(config: ZeroConfig, recipe: Recipe, ranks: Ranks) -> dict[str, Any]
         "memory_breakdown": False,
         "dump_state": False,
     }
+
+
+def linear_kinds(objective: nn.Module) -> list[str]:
+    """The full names of all classes of linear layers in an objective: DeepSpeed knows a layer by its very class, not by its base."""
+    kinds = {type(module) for module in objective.modules() if isinstance(module, nn.Linear | nn.Conv1d)}
+    return sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
 
 
 def deepspeed_for(device: torch.device) -> ModuleType:
@@ -154,6 +160,8 @@ class ZeroEngine(Engine):
         self._stage = config.stage
         chosen = settings(config, recipe, ranks)
         objective = self._sharded(make, ranks, chosen) if config.build_sharded else make()
+        if config.communication == "bf16":
+            chosen["torch_autocast"]["lower_precision_safe_modules"] = linear_kinds(objective)
         self._optimizer = adamw(objective, recipe.optim, fused=device.type == "cuda" and config.offload == "none")
         module = in_chunks(objective, config.chunk)
         self._engine, *_ = self._deepspeed.initialize(model=module, optimizer=self._optimizer, config=chosen)

@@ -236,3 +236,18 @@ def test_the_real_objective_and_student_train_alike_in_every_engine_and_on_two_r
             assert apart / torch.cat([tensor.flatten() for tensor in student.values()]).norm() < 1e-5
             assert other_figures == pytest.approx(figures, rel=1e-5)
             assert other_shown == pytest.approx(shown, rel=1e-4)
+
+
+def halved(ranks: Ranks) -> list[str]:
+    """The classes of linear layers whose weights do not travel as bfloat16 although they should."""
+    recipe = real_recipe(ZeroConfig(stage=2, precision="bf16", communication="bf16", **SMALL))
+    engine = recipe.engine.build(make_grown, recipe, ranks, CPU)
+    first = next(iter(RealLoader(ranks).batches(after=0)))
+    engine.step(engine.forward(first))
+    linear = [module for module in engine.objective.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv1d)]
+    engine.close()
+    return sorted({type(one).__name__ for one in linear if getattr(one.weight, "comm_dtype", None) != torch.bfloat16})
+
+
+def test_every_kind_of_linear_layer_travels_as_bfloat16_where_that_is_asked_for():
+    assert on_ranks(2, halved) == [[], []]
