@@ -1,6 +1,6 @@
 # make pretrain    set up and run the main job: meshes -> views -> teacher -> student -> zero-shot table
 # make test        set up and run all tests
-# make drills      rehearse failures on a real Slurm on this machine: requeue, preemption, sick nodes, a power failure (minutes)
+# make drills      rehearse failures on a real Slurm and a real Ray on this machine: requeue, preemption, sick nodes, a power failure (minutes)
 # make check       types, style, import contracts
 SHELL  := /bin/bash
 PYTHON ?= python3
@@ -20,7 +20,7 @@ test: $(VENV)/ready-to-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
 
 drills: $(VENV)/ready-to-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm -m "drill or not drill" -rP --durations=0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm tests/cluster -m "drill or not drill" -rP --durations=0
 
 check: $(VENV)/ready-to-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --config setup.cfg

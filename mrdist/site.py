@@ -47,6 +47,7 @@ class Site:
     account: str = ""
     qos: str = ""
     constraint: str = ""
+    setup: str = ""  # shell lines with which a submitted job begins: modules, networks
     hours: float = 0.0  # longest job; 0 = no limit
     nodes: int = 1  # most nodes of one job
     gpus: int = 1  # per node, each a rank's

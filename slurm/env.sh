@@ -1,13 +1,19 @@
-# The only exports: threads, faults, and what is special about a site. The job scripts source it, with $ranks = ranks per node.
+# The only exports: threads, faults, and what is special about a site. job.sh sources it, with $ranks = ranks per node.
 
-# Every rank computes with its share of the node's cores. Threads that wait sleep, and leave theirs to the loader.
-threads=$((SLURM_CPUS_ON_NODE / ranks))
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+# Every rank computes with its share of the node's cores; Ray itself gives each process as many threads as it has cores.
+# Threads that wait sleep, and leave theirs to the loader.
+if [ -n "${ranks:-}" ]; then
+    threads=$((SLURM_CPUS_ON_NODE / ranks))
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+fi
 export OMP_WAIT_POLICY=passive
 
 # A crash in C says where in Python it was; what a rank says is in the log at once, behind its number.
 export PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1
 export TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE='rank ${rank}: '
+
+# Ray tells nobody that it runs, ends at once, and writes logs without colours; a process that asks for no GPU sees none.
+export RAY_USAGE_STATS_ENABLED=0 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_COLOR_PREFIX=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1
 
 # From Slurm 22.05 on srun does not inherit the job's --cpus-per-task.
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi

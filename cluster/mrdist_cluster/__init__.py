@@ -1,1 +1,1 @@
-"""Where the cluster side of mrdist will live: Slurm, Ray and their roles. This release trains on one machine, or under torchrun."""
+"""mrdist on many machines: Slurm queues it, Ray renders, teaches and trains; what is computed is the core's business."""

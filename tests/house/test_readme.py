@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ def typed(page: Path) -> list[str]:
     return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", prose)
 
 
+def plugged_in() -> list[str]:
+    """The verbs that `mrdist[cluster]` adds."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    return re.findall(r"^(\w+) *=", setup["options.entry_points"]["mrdist.commands"], re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_targets_verbs_and_recipes_exist(page: Path) -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -34,7 +42,7 @@ def test_targets_verbs_and_recipes_exist(page: Path) -> None:
         if found := re.match(r"make (\w+)$", line):
             assert found[1] in targets
         if found := re.match(r"(?:torchrun .*-m )?mrdist ([a-z]+)(?: ([a-z_/]+)(?= |$))?", line):
-            assert found[1] in VERBS
+            assert found[1] in {*VERBS, *plugged_in()}
             if found[1] in ("train", "prepare", "doctor") and found[2]:
                 load(found[2])
 

@@ -118,20 +118,42 @@ class Slurm:
             file.write_text(before)
             self.on("login", "scontrol", "reconfigure")
 
+    @contextmanager
+    def disk(self, folder: Path, *, megabytes: int) -> Iterator[None]:
+        """A small file system of its own at a folder, which this process and every node see."""
+        image = folder.with_suffix(".image")
+        folder.mkdir()
+        with image.open("wb") as file:
+            file.truncate(megabytes << 20)
+        subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+        device = subprocess.run(["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=True).stdout.strip()
+        try:
+            subprocess.run(["mount", device, str(folder)], check=True)
+            for node in self.nodes:
+                self.on(node, "mount", device, str(folder))
+            yield
+        finally:
+            for node in self.nodes:
+                with suppress(AssertionError):  # it lost its power, and its mounts
+                    self.on(node, "umount", "--lazy", str(folder))
+            subprocess.run(["umount", "--lazy", str(folder)], check=False)
+            subprocess.run(["losetup", "--detach", device], check=False)
+
     def sbatch(self, words: Sequence[str], *, cwd: Path, **environment: str) -> Job:
         """Submit `sbatch WORDS` from a folder, in our environment without another job's."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
         said = self.on("login", "sbatch", "--parsable", *words, cwd=cwd, env={**kept, "OMP_NUM_THREADS": "1", **environment})
-        return Job(self, int(said), cwd)
+        return Job(self, int(said), cwd, cwd / environment.get("RUNS", "runs"))
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job of slurm/pretrain.sh."""
+    """A job of slurm/pretrain.sh or slurm/pretrain_giant.sh."""
 
     slurm: Slurm
     id: int
     lab: Path
+    runs: Path
 
     @property
     def facts(self) -> dict[str, str]:
@@ -145,7 +167,7 @@ class Job:
     @property
     def folder(self) -> Path:
         """Its run folder."""
-        return self.lab / "runs" / f"mrdist-{self.id}"
+        return self.runs / f"mrdist-{self.id}"
 
     @property
     def log(self) -> str:
@@ -158,7 +180,7 @@ class Job:
         file = self.folder / "metrics.jsonl"
         return list(lines(file)) if file.is_file() else []
 
-    def reaches(self, step: int, *, within: float = 90) -> None:
+    def reaches(self, step: int, *, within: float = 300) -> None:
         """Return when the job has taken that step."""
 
         def there() -> bool:
@@ -167,7 +189,7 @@ class Job:
 
         until(there, within=within, what=f"job {self.id} at step {step}")
 
-    def ends(self, state: str = "COMPLETED", *, within: float = 120) -> None:
+    def ends(self, state: str = "COMPLETED", *, within: float = 400) -> None:
         """Return when the job has come to an end, which must be `state`."""
 
         def over() -> str | None:

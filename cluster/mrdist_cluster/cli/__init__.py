@@ -1,0 +1,1 @@
+"""The verbs of the cluster: one file each; only these print."""

@@ -1,0 +1,73 @@
+"""`mrdist logs`: what the ranks of a run say, each line behind its rank."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mrdist.cli.launching import LOG
+from mrdist.cli.main import DONE, Flags
+from mrdist.errors import RecipeError
+from mrdist_cluster import slurm
+from mrdist_cluster.cli.jobs import runs_folder
+from mrdist_cluster.runs import find
+from mrdist_cluster.standing import standing
+
+EVERY = 0.5
+"""Seconds between two looks at the files of a run that goes on."""
+
+
+def logs(words: Sequence[str], flags: Flags) -> int:
+    """`logs RUN [rank=N] [follow=true] [runs=FOLDER]`: all that was said so far; with `follow=true` until the run is no longer under way.
+
+    Raises:
+        RecipeError: no such run, or it has not that rank.
+    """
+    words, root = runs_folder(words)
+    own = dict(word.split("=", 1) for word in words if "=" in word)
+    names = [word for word in words if "=" not in word]
+    if len(names) != 1 or set(own) - {"rank", "follow"}:
+        raise RecipeError(what="mrdist logs", got=" ".join(words) or "nothing", wanted="RUN [rank=N] [follow=true]", try_="mrdist jobs")
+    folder = find(names[0], root)
+    read: dict[Path, int] = {}
+    while True:
+        # Looked at before the files: what a rank says last is read after its end is seen.
+        goes_on = own.get("follow") == "true" and standing(folder, slurm.queue()).under_way
+        files = spoken(folder)
+        if "rank" in own:
+            files = [(label, file) for label, file in files if label == own["rank"]]
+        if not files and not goes_on:
+            rank = f" of rank {own['rank']}" if "rank" in own else ""
+            raise RecipeError(what=str(folder), got=f"no log{rank}", wanted="a run that has begun", try_=f"mrdist why {folder}")
+        for label, file in files:
+            for line in fresh(file, read):
+                print(f"{label}: {line}", flush=True)
+        if not goes_on:
+            return DONE
+        time.sleep(EVERY)
+
+
+def spoken(folder: Path) -> list[tuple[str, Path]]:
+    """The files that ranks write, behind what names the rank: its number, or, where torchrun wrote them, its node and number there."""
+    ranks = folder / "ranks"
+    found = [("0", folder / LOG)] if (folder / LOG).is_file() else []
+    found += [(str(int(file.name[:4])), file) for file in ranks.glob("[0-9][0-9][0-9][0-9].*") if file.suffix in (".out", ".log")]
+    for file in ranks.glob("*/**/std*.log"):
+        found.append((f"{file.relative_to(ranks).parts[0]}/{file.parent.name}", file))
+    # By number, not by letter; a rank's own words before its library's.
+    return sorted(
+        found, key=lambda one: ([int(part) if part.isdigit() else part for part in re.split(r"(\d+)", one[0])], one[1].suffix == ".log")
+    )
+
+
+def fresh(file: Path, read: dict[Path, int]) -> Iterator[str]:
+    """The whole lines that a file has beyond what was read of it; notes how far that is."""
+    with file.open("rb") as stream:
+        stream.seek(read.get(file, 0))
+        for line in stream:
+            if not line.endswith(b"\n"):
+                break
+            read[file] = read.get(file, 0) + len(line)
+            yield line.decode(errors="replace").rstrip()
