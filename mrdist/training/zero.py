@@ -71,7 +71,7 @@ class ZeroConfig(Part):
         return ZeroEngine(self, make, recipe, ranks, device)
 
 
-def settings(config: ZeroConfig, recipe: Recipe, ranks: Ranks) -> dict[str, Any]:
+def settings(config: ZeroConfig, recipe: Recipe, ranks: Ranks, device: torch.device) -> dict[str, Any]:
     """DeepSpeed's configuration. A field left out would be DeepSpeed's to change (it changed clipping from 0 to 1)."""
     zero: dict[str, Any] = {
         "stage": config.stage,
@@ -88,6 +88,9 @@ def settings(config: ZeroConfig, recipe: Recipe, ranks: Ranks) -> dict[str, Any]
         "stage3_param_persistence_threshold": config.persistence,
         "stage3_max_live_parameters": config.live,
         "stage3_max_reuse_distance": config.reuse,
+        # Gathering several parameters at once, DeepSpeed waits for the last gather only. On a GPU the stream makes that enough; gloo ends
+        # them in any order, and on a busy machine a step now and then began with whatever the memory held before.
+        "stage3_allgather_sequential": device.type == "cpu",
         "memory_efficient_linear": False,  # it patches torch.nn.functional.linear for the whole process
     }
     if config.offload == "cpu":
@@ -158,7 +161,7 @@ class ZeroEngine(Engine):
     def __init__(self, config: ZeroConfig, make: Make, recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
         self._deepspeed = deepspeed_for(device)
         self._stage = config.stage
-        chosen = settings(config, recipe, ranks)
+        chosen = settings(config, recipe, ranks, device)
         objective = self._sharded(make, ranks, chosen) if config.build_sharded else make()
         if config.communication == "bf16":
             chosen["torch_autocast"]["lower_precision_safe_modules"] = linear_kinds(objective)

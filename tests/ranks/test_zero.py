@@ -21,7 +21,7 @@ from mrdist.recipe import Recipe
 from mrdist.shapes import TripletBatch
 from mrdist.testing import on_ranks
 from mrdist.training.engine import PlainConfig
-from mrdist.training.zero import ZeroConfig, deepspeed_for
+from mrdist.training.zero import ZeroConfig, deepspeed_for, settings
 from tests.ranks.real import STUDENT, RealLoader, real_recipe
 from tests.ranks.real import WIDTH as REAL_WIDTH
 from tests.ranks.tiny import TinyLoader, make, tiny_recipe
@@ -251,3 +251,20 @@ def halved(ranks: Ranks) -> list[str]:
 
 def test_every_kind_of_linear_layer_travels_as_bfloat16_where_that_is_asked_for():
     assert on_ranks(2, halved) == [[], []]
+
+
+def wrong_when_gathered(ranks: Ranks, times: int) -> int:
+    """How often a large parameter is not what it is, gathered together with a small one that arrives sooner."""
+    deepspeed = deepspeed_for(CPU)
+    recipe = tiny_recipe(ZeroConfig(stage=3))
+    module = torch.nn.ParameterList([torch.nn.Parameter(torch.full((size,), 1.0 + size)) for size in (3_000_001, 5)])
+    deepspeed.zero.Init(module=module, config_dict_or_path=settings(recipe.engine, recipe, ranks, CPU))
+    wrong = 0
+    for _ in range(times):
+        with deepspeed.zero.GatheredParameters(list(module)):
+            wrong += sum(not bool((p == 1 + p.ds_numel).all()) for p in module)
+    return wrong
+
+
+def test_parameters_that_are_gathered_together_have_all_arrived():
+    assert on_ranks(2, wrong_when_gathered, 10) == [0, 0]
