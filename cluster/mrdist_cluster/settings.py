@@ -24,7 +24,7 @@ TRAIN = {
     "RAY_TRAIN_METRICS_ENABLED": "0",  # metrics.jsonl has them
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # how soon a dead rank is noticed
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a node that is taken away is one that died
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "90",  # then we look again at what the cluster has
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # for places, not processes; then we look again at what the cluster has
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a rank says goes to its own log
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",

@@ -281,7 +281,7 @@ def goes_on(slurm: Slurm, job: Job) -> None:
 def test_a_disk_that_fills_while_ranks_train_ends_a_job_that_can_go_on(slurm: Slurm, lab: Path, undisturbed: Job) -> None:
     with slurm.disk(lab / "small", megabytes=60):
         job = submit(slurm, lab, change="pools.restarts=1", RUNS="small")
-        job.reaches(10)
+        job.reaches(45)
         ballast = fill(lab / "small")
         job.ends("FAILED")
         assert "No space left" in job.log
