@@ -94,7 +94,7 @@ class Run:
 
         Raises:
             RecipeError: the folder belongs to another recipe or cannot be seen by all, or the recipe does not fit these ranks.
-            CheckpointError: the folder has taken steps, and no checkpoint of them is whole.
+            CheckpointError: the run was saved before, and no checkpoint of it is whole.
         """
         from mrdist.training.watchers import standard
 
@@ -245,14 +245,15 @@ class Run:
             self._load(stored)
             for place in found[: len(refused)] if self.ranks.first else ():
                 checkpoint.set_aside(place)
-        elif refused or taken:
-            lost = f"steps 1 to {taken} were taken and never saved"
+        elif refused or self.ranks.objects((self.folder / "latest").is_symlink())[0]:
             raise CheckpointError(
                 what=str(self.folder),
-                got="; ".join(refused) or lost,
+                got="; ".join(refused) or f"{taken} steps taken, and a checkpoint that is gone",
                 wanted="a checkpoint to go on from",
                 try_="begin anew in a new folder",
             )
+        elif taken:
+            logger.warning("steps 1 to %d were taken, and the run died before anything was saved: it begins anew", taken)
         if self.ranks.first:
             folders.cut_metrics(metrics, self.step)
 

@@ -107,14 +107,24 @@ def test_a_damaged_checkpoint_of_the_same_step_is_written_anew(tmp_path):
     assert opened(folder, recipe).step == 4
 
 
-def test_no_checkpoint_is_an_error_unless_nothing_was_done(tmp_path):
+def test_a_run_that_died_before_its_first_checkpoint_begins_anew(tmp_path, caplog):
+    recipe = tiny_recipe(steps=3, **QUIET)
+    folder = tmp_path / "run"
+    opened(folder, recipe).__exit__(None, None, None)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 1.0}\n')
+    carried_out(folder, recipe)
+    assert "steps 1 to 2 were taken" in caplog.text
+    assert steps_of(folder) == [1, 2, 3]
+
+
+def test_a_checkpoint_that_is_gone_is_an_error_and_no_new_beginning(tmp_path):
     recipe = tiny_recipe(steps=2, **QUIET)
     folder = tmp_path / "run"
     opened(folder, recipe).__exit__(None, None, None)
     assert opened(folder, recipe).step == 0, "nothing was done yet: nothing is lost"
     carried_out(folder, recipe)
     (folder / "steps" / "00000002" / INDEX).unlink()
-    with pytest.raises(CheckpointError, match="steps 1 to 2 were taken and never saved"):
+    with pytest.raises(CheckpointError, match="2 steps taken, and a checkpoint that is gone"):
         opened(folder, recipe)
 
 
