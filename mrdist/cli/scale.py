@@ -44,7 +44,9 @@ def scale(words: Sequence[str], flags: Flags) -> int:
     if left:
         if name == LOCAL:
             _prepare(left, Screen(quiet=flags.quiet))
-        launch([cell.folder for cell in left], told, Board(experiment, quiet=flags.quiet))
+        board = Board(experiment, quiet=flags.quiet)
+        launch([cell.folder for cell in left], told, board)
+        board(last=True)
     return _conclude(experiment, words, flags)
 
 
@@ -136,9 +138,9 @@ class Board:
         self.began, self.said = time.monotonic(), 0.0
         self.before = {cell.folder: taken(cell)[0] for cell in experiment.cells}
 
-    def __call__(self) -> None:
+    def __call__(self, *, last: bool = False) -> None:
         now = time.monotonic()
-        if self.quiet or now - self.said < self.interval:
+        if self.quiet or (now - self.said < self.interval and not last):
             return
         self.said = now
         cells = self.experiment.cells
@@ -149,7 +151,7 @@ class Board:
         left = f"left {duration((now - self.began) / fresh * ahead)}" if fresh > 0 else ""
         done, steps = sum(cell.done for cell in cells), sum(number for number, _ in seen.values())
         line = f"{self.experiment.name:<24} {done}/{len(cells)} runs  {steps:,}/{sum(c.recipe.steps for c in cells):,} steps  {left}"
-        end = "\n" if done == len(cells) or not self.live else ""
+        end = "\n" if last or not self.live else ""
         print(f"\r\033[K{line}" if self.live else line, end=end, file=sys.stderr, flush=True)
 
     def _pace(self, seen: Mapping[Path, tuple[int, float]]) -> dict[str, float]:
