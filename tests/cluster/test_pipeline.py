@@ -167,8 +167,9 @@ from mrdist_cluster.book import Node, plan
 from mrdist_cluster.pipeline import run_pipeline
 from mrdist_cluster.settings import fill
 from mrdist_cluster.settings import joined
+from mrdist.recipe import Pools
 from tests.cluster.small import recipe
-mine = recipe(Path(sys.argv[1]))
+mine = recipe(Path(sys.argv[1]), pools=Pools(renderers=(1, 1), teachers=(1, 1)))
 with joined():
     made = run_pipeline(mine, plan(mine, [Node("here", 2)], training=False))
 print(json.dumps({stage: figures.plain() for stage, figures in made.items()}))
@@ -180,9 +181,13 @@ def test_two_pipelines_on_one_store_share_the_work(cluster: str, alone: Prepared
         [sys.executable, "-c", OTHER, str(tmp_path)], env={**os.environ, "RAY_ADDRESS": cluster}, stdout=subprocess.PIPE, text=True
     )
     renders = tmp_path / "renders" / alone.renders.folder.name
-    owner(renders)
+    theirs_first = owner(renders)
+    os.kill(theirs_first, signal.SIGSTOP)  # their only renderer, with a unit in its hands: all others are left to mine
     mine = recipe(tmp_path)
-    figures = Running(mine).done()[BOTH]
+    running = Running(mine)
+    until(lambda: len(list(renders.glob("0*.safetensors"))) >= alone.renders.units - 1)
+    os.kill(theirs_first, signal.SIGCONT)
+    figures = running.done()[BOTH]
     said, _ = other.communicate(timeout=120)
     assert other.returncode == 0
     theirs = json.loads(said)[BOTH]
