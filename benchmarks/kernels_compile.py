@@ -1,11 +1,11 @@
-"""What the Triton kernels of the relation loss need: registers, spills and shared memory, compiled ahead of time; no GPU is used.
+"""What the Triton kernels need, of the relation loss and of farthest points: registers, spills and shared memory, compiled ahead of time; no GPU is used.
 
     python benchmarks/kernels_compile.py                        the two hot sheets on sm_90
     python benchmarks/kernels_compile.py --width 512 1024 1280
     python benchmarks/kernels_compile.py --all                  every combination, also on sm_80
 
 A sheet is what is compared: `intra` points with points against two teachers; `cross` points with another modality against one teacher,
-and in contrast. Exits with 1 if a kernel spills registers. How fast a kernel is, only a GPU can say.
+and in contrast. The last lines are farthest points of clouds. Exits with 1 if a kernel spills registers. How fast a kernel is, only a GPU can say.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from triton.runtime import driver
 
 from mrdist.relation.kernels import Comparison, Contrast, Cut, Margins, Sums, Want, gradient, sums
 from mrdist.relation.kernels.cut import cut
+from mrdist.students import picking
 
 ROWS = 256
 SHEETS = {"cross": (True, 1), "intra": (False, 2), "contrast": (True, 0), "compare": (False, 1), "all": (True, 2)}
@@ -87,6 +88,13 @@ def need(capability: int, sheet: str, kernel: str, width: int, *, diagonal: bool
     return how, absent.needs[0]
 
 
+def need_to_pick(capability: int, points: int) -> Need:
+    """What farthest points of clouds need."""
+    driver.set_active(absent := Absent(capability))
+    picking.farthest(torch.zeros(2, points, 3), 64, torch.zeros(2, dtype=torch.int64))
+    return absent.needs[0]
+
+
 def main() -> int:
     """Compile, print, and count what spills."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,6 +119,10 @@ def main() -> int:
                                 flush=True,
                             )
                             spilled += taken.stack > 0
+        for points in (1024, 2048, 4096, 8192, 10_000) if asked.all else (1024, 10_000):
+            taken = need_to_pick(capability, points)
+            print(f"sm_{capability}  farthest points of {points:<53,} | {taken.registers:9} {taken.stack:7} {taken.shared:6}", flush=True)
+            spilled += taken.stack > 0
     print(f"{spilled} spill")
     return int(spilled > 0)
 

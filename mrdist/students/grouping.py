@@ -1,7 +1,7 @@
 """Which points stand for the others, and who their neighbours are: farthest points, nearest points, balls.
 
-On a CPU each cloud goes through fpsample and scipy's tree; elsewhere the whole batch goes through plain torch. Both give
-the same groups, up to float32 ties. Indices are chosen in float32 and carry no gradient, so that a model in float64 or
+On a CPU each cloud goes through fpsample and scipy's tree; elsewhere the whole batch goes through plain torch, and farthest
+points through a Triton kernel where there is one. All give the same groups, up to float32 ties. Indices are chosen in float32 and carry no gradient, so that a model in float64 or
 bfloat16 sees the same groups.
 """
 
@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrdist.errors import DataError
+from mrdist.relation.kernels import available
 
 Cloud = NDArray[np.float32]  # [N, 3]
 Index = NDArray[np.int64]
 
 _CHUNK = 2**27
 """Distances held at once off the CPU: 0.5 GiB in float32."""
+
+_MOST = 16384
+"""Points of a cloud whose distances fit into the registers of one program of `picking`."""
 
 
 def farthest(xyz: Tensor, count: int, *, start: int | None = None) -> Tensor:
@@ -43,7 +47,7 @@ def farthest(xyz: Tensor, count: int, *, start: int | None = None) -> Tensor:
     _enough(xyz, count, "groups")
     xyz = xyz.detach().float()
     if start is not None:
-        return _farthest(xyz, count, torch.full(xyz.shape[:1], start, dtype=torch.int64, device=xyz.device))
+        return _picked(xyz, count, torch.full(xyz.shape[:1], start, dtype=torch.int64, device=xyz.device))
     if xyz.device.type == "cpu":
         # fpsample sorts points into a tree before it looks up the start, so a start cannot simply be named. A guard in
         # front of the cloud, lower than all points on every axis, stays first through every split: sampling starts there.
@@ -51,7 +55,7 @@ def farthest(xyz: Tensor, count: int, *, start: int | None = None) -> Tensor:
         # one another, it has no say after that.
         guarded = torch.cat([_corner(xyz)[:, None], xyz], dim=1)
         return _each(lambda cloud: _farthest_of_cloud(cloud, count), guarded)
-    return _farthest(xyz, count, _outermost(xyz))
+    return _picked(xyz, count, _outermost(xyz))
 
 
 def nearest(xyz: Tensor, centres: Tensor, count: int) -> Tensor:
@@ -127,6 +131,15 @@ def _square(xyz: Tensor, place: Tensor) -> Tensor:
     """Squared distance of each of `xyz [B, N, 3]` from `place [B, 3]`: [B, N], added up in fpsample's order."""
     x, y, z = (xyz - place[:, None]).square().unbind(-1)
     return x + y + z
+
+
+def _picked(xyz: Tensor, count: int, start: Tensor) -> Tensor:
+    """Farthest points of a batch, from given first ones, `[B]`: by the kernel, where there is a GPU for it."""
+    if xyz.shape[1] <= _MOST and available(xyz.device):
+        from mrdist.students import picking
+
+        return picking.farthest(xyz, count, start)
+    return _farthest(xyz, count, start)
 
 
 def _farthest(xyz: Tensor, count: int, start: Tensor) -> Tensor:

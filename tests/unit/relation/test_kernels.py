@@ -211,7 +211,7 @@ def test_the_hot_kernels_compile_for_sm_90_without_spilling_a_register(tmp_path:
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("sm_90") == 8
+    assert done.stdout.count("sm_90") == 8 + 2  # and two sizes of clouds, of which the farthest points are picked
 
 
 def test_importing_the_kernels_does_not_import_triton() -> None:
