@@ -1,11 +1,12 @@
-"""What the Triton kernels need, of the relation loss and of farthest points: registers, spills and shared memory, compiled ahead of time; no GPU is used.
+"""What the Triton kernels need: registers, spills and shared memory, compiled ahead of time; no GPU is used.
 
     python benchmarks/kernels_compile.py                        the two hot sheets on sm_90
     python benchmarks/kernels_compile.py --width 512 1024 1280
     python benchmarks/kernels_compile.py --all                  every combination, also on sm_80
 
 A sheet is what is compared: `intra` points with points against two teachers; `cross` points with another modality against one teacher,
-and in contrast. The last lines are farthest points of clouds. Exits with 1 if a kernel spills registers. How fast a kernel is, only a GPU can say.
+and in contrast. The last lines are of farthest points, by the size of clouds. Exits with 1 if a kernel spills registers. How fast a
+kernel is, only a GPU can say.
 """
 
 from __future__ import annotations

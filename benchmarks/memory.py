@@ -1,7 +1,7 @@
 """Memory of a training step on two ranks, by size and ZeRO stage: measured, beside what `mrdist plan` says of it.
 
     python benchmarks/memory.py                                     # tiny, small and base: plain and ZeRO 0 to 3
-    python benchmarks/memory.py giant --engines zero3 --batch 2 engine.build_sharded=true engine.sub_group=50000000 engine.live=0 engine.reuse=0
+    python benchmarks/memory.py giant --engines zero3 --batch 2 engine.build_sharded=true engine.sub_group=50000000 engine.live=0
 
 The real objective (MRD), engine and sizes, on gloo ranks of one CPU core each; clouds are made up. "measured" is the highest resident set
 of the hungrier rank during three steps (of the first two: moments are not there before), above what the process held with everything

@@ -1,8 +1,8 @@
 """Which points stand for the others, and who their neighbours are: farthest points, nearest points, balls.
 
 On a CPU each cloud goes through fpsample and scipy's tree; elsewhere the whole batch goes through plain torch, and farthest
-points through a Triton kernel where there is one. All give the same groups, up to float32 ties. Indices are chosen in float32 and carry no gradient, so that a model in float64 or
-bfloat16 sees the same groups.
+points through a Triton kernel where one runs. All give the same groups, up to float32 ties. Indices are chosen in float32 and
+carry no gradient, so that a model in float64 or bfloat16 sees the same groups.
 """
 
 from __future__ import annotations

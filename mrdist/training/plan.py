@@ -40,8 +40,7 @@ class Assumptions:
     delay: float = 20e-6
     """Seconds of a collective per doubling of ranks, however little it sends. Assumed."""
     picks: float = 3e-6
-    """Seconds to pick one of a student's groups on a GPU, for a batch: a pass over 120 KB in the L1 cache and a reduction (farthest points).
-    Assumed."""
+    """Seconds to pick one of a student's groups on a GPU, for a batch: a pass over 120 KB in the L1 cache, and a reduction. Assumed."""
 
 
 @dataclass(frozen=True)
