@@ -158,7 +158,8 @@ def _time(plan: Plan) -> Iterable[str]:
 def _feed(plan: Plan) -> Iterable[str]:
     f = plan.feed
     teachers = "an unknown number of devices" if f.teachers is None else f"{f.teachers:,.1f} {plan.allocation.device.name}"
-    why = "only while views are new: later epochs read them"
+    again = plan.recipe.redraw
+    why = f"while views are new: in one epoch of {again}" if again else "only while views are new: later epochs read them"
     yield _line("feed", f"{f.shapes:,.0f} shapes/s = {f.views:,.0f} views/s: {f.renderers:,} cores render, {teachers} teach", why)
 
 

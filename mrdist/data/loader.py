@@ -21,6 +21,7 @@ from mrdist.data.order import key, parts_first, rows_first, rows_later
 from mrdist.data.parts import Half, Row
 from mrdist.data.rounds import Rounds
 from mrdist.data.shards import Arrays, unit_name
+from mrdist.data.tensors import AGAIN
 from mrdist.data.triplets import TripletStore
 from mrdist.data.waiting import POLL
 from mrdist.errors import DataError, MrdistError, RecipeError
@@ -168,7 +169,7 @@ class Loader:
             except MrdistError as wrong:
                 raise DataError(what=f"shape {name!r} in {wrong.what}", got=wrong.got, wanted=wrong.wanted, try_=wrong.try_) from None
             except Exception as wrong:
-                raise DataError(what=f"shape {name!r}", got=repr(wrong), wanted="a triplet", try_="run `mrdist prepare` again") from wrong
+                raise DataError(what=f"shape {name!r}", got=repr(wrong), wanted="a triplet", try_=AGAIN) from wrong
         return batch
 
     def _fill(self, out: Arrays, k: int, held: Row, seed: int) -> None:

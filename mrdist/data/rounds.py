@@ -11,6 +11,11 @@ from mrdist.data.triplets import TripletStore
 from mrdist.errors import DataError
 
 
+def rounds(*, steps: int, per_epoch: int, every: int) -> int:
+    """How many rounds so many steps see, if shapes are drawn again for each `every` epochs (0 = never) of `per_epoch` steps."""
+    return math.ceil(math.ceil(steps / per_epoch) / every) if every and per_epoch else 1
+
+
 class Rounds:
     """Epoch e sees round e // `every`. Which shapes there are, and in which order, is decided by round 0 alone."""
 

@@ -82,6 +82,10 @@ class Tensors:
         return np.frombuffer(data, dtype=dtype).reshape(last - first, *shape[1:])
 
 
-def damaged(path: Path, got: str, wanted: str, try_: str = "run `mrdist prepare` again: it does what is missing or damaged") -> DataError:
+AGAIN = "run `mrdist prepare` again (`mrdist data convert`, if that made the store): it does what is missing or damaged"
+"""What helps where a part of a store is not what somebody wrote."""
+
+
+def damaged(path: Path, got: str, wanted: str, try_: str = AGAIN) -> DataError:
     """The error for a file that is not what somebody wrote."""
     return DataError(what=str(path), got=got, wanted=wanted, try_=try_)

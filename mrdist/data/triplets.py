@@ -14,6 +14,7 @@ from mrdist.data.contents import ROOM, Contents, Growing, Indexed, Rows
 from mrdist.data.order import TRAIN, Prefix
 from mrdist.data.parts import Half, Layout, Part, Row
 from mrdist.data.shards import INDEX, Shards, unit_name
+from mrdist.data.tensors import AGAIN
 from mrdist.data.waiting import Wait
 from mrdist.errors import DataError
 from mrdist.shapes import Points, Triplet
@@ -216,6 +217,6 @@ class TripletStore:
                 what=str(self.folder / marker.file),
                 got=f"{tensors.length('xyz')} shapes",
                 wanted=f"{rows}, as the index says",
-                try_="run `mrdist prepare` again",
+                try_=AGAIN,
             )
         return Part(tensors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from mrdist.data.claims import Claims
 from mrdist.data.order import Prefix, parts_first, prefix, units_of
 from mrdist.data.render import GOLDEN, cameras
 from mrdist.data.renders import renders_key
+from mrdist.data.rounds import rounds
 from mrdist.data.shards import Shards, publish
 from mrdist.progress import Progress, silent
 from mrdist.recipe import Recipe, fingerprint
@@ -103,10 +103,7 @@ class Work:
 
     def rounds(self, shapes: int) -> int:
         """How many rounds the recipe's steps see, where `shapes` of those to train on could be drawn."""
-        per_epoch = shapes // self.recipe.batch
-        if not (self.recipe.redraw and per_epoch):
-            return 1
-        return math.ceil(math.ceil(self.recipe.steps / per_epoch) / self.recipe.redraw)
+        return rounds(steps=self.recipe.steps, per_epoch=shapes // self.recipe.batch, every=self.recipe.redraw)
 
     def undrawn(self, round: Round, *, thorough: bool = False) -> list[int]:
         """The units still to be drawn, in the order wanted; `thorough` as for `Shards.missing`."""

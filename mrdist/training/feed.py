@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mrdist.data.render import RINGS
+from mrdist.data.rounds import rounds
 from mrdist.recipe import Recipe
 from mrdist.site import Allocation
 from mrdist.training.costs import Census, Engine, Item
@@ -76,14 +77,19 @@ def feed(recipe: Recipe, allocation: Allocation, shapes: float, kitchen: Kitchen
 
 
 def disk(found: Census, recipe: Recipe, width: int, shapes: int, kitchen: Kitchen) -> list[Item]:
-    """What a run leaves on disk; of renders and triplets for so many shapes, or for 1,000 if nobody said how many."""
-    views, of = len(RINGS[recipe.views.ring]), f"of {shapes or 1000:,} shapes"
+    """What a run leaves on disk; of renders and triplets for so many shapes, or for 1,000 if nobody said how many.
+
+    Every round of drawing is kept (`redraw`), for other runs and for those who go on: how many there are is known if `shapes` is.
+    """
+    drawn = rounds(steps=recipe.steps, per_epoch=int(shapes * recipe.fraction) // recipe.batch, every=recipe.redraw)
+    of = f"of {shapes or 1000:,} shapes" + (f", {f'{drawn:,} rounds' if shapes else 'each round'}" if recipe.redraw else "")
+    views, count = len(RINGS[recipe.views.ring]), drawn * (shapes or 1000)
     cloud, n = recipe.points * (3 * 2 + 3), Engine.of(recipe).number
     picture = kitchen.view_bytes * (recipe.views.pixels / 224) ** 2
     kept = recipe.watch.keep + 2
     state = n * (found.parameters + 2 * found.learnt + (found.exported if recipe.optim.ema > 0 else 0))
     return [
-        Item("renders", (shapes or 1000) * (cloud + views * picture), of),
-        Item("triplets", (shapes or 1000) * (cloud + 2 * width * (views + kitchen.captions)), of),
+        Item("renders", count * (cloud + views * picture), of),
+        Item("triplets", count * (cloud + 2 * width * (views + kitchen.captions)), of),
         Item("checkpoints", kept * state, f"{kept} of {state / 1e6:,.0f} MB: {recipe.watch.keep} kept, the best, and one being written"),
     ]

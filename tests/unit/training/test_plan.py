@@ -121,3 +121,14 @@ def test_more_is_eaten_where_trainers_are_faster():
 def test_checkpoints_on_disk_are_what_a_checkpoint_holds():
     (checkpoints,) = (item for item in planned("optim.ema=0.9", "watch.keep=1").disk if item.what == "checkpoints")
     assert checkpoints.bytes == pytest.approx(3 * 16 * 87.1e6, rel=0.01)
+
+
+def test_every_round_of_redrawn_views_lies_on_disk():
+    def renders(*changes: str) -> float:
+        recipe = load("mrd/base", ["batch=512", "steps=100", "engine=plain", *changes])
+        return next(item.bytes for item in plan(recipe, NODE, width=1024, shapes=5120, look=look).disk if item.what == "renders")
+
+    once = renders()
+    assert renders("redraw=1") == 10 * once  # ten epochs of ten steps
+    assert renders("redraw=4") == 3 * once
+    assert renders("redraw=1", "fraction=0.5") == 20 * once  # epochs are half as long
