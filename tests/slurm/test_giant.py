@@ -27,7 +27,7 @@ data=synthetic data.train=4 data.val=1 data.test=1 data.unseen=1
 teacher=fitted teacher.pixels=32 teacher.steps=4 teacher.batch=8 teacher.text_width=32 teacher.channels=8 teacher.width=32
 student=micro student.dim=24 student.depth=1 student.heads=3 student.groups=8 student.group_size=8
 watch.log_every=20 watch.save_every=40 watch.evaluate_every=0 watch.pictures_every=0 watch.shapes=true
-pools.renderers=[1,1] pools.teachers=[1,1] pools.trainer_cores=3
+pools.renderers=[1,1] pools.teachers=[1,1] pools.trainer_cores=3 engine.precision=fp32
 """
 CORES = "--cpus-per-task=5"
 
