@@ -21,9 +21,6 @@ from mrdist.teachers.cache import Cache
 from mrdist_cluster.quarantine import draw_in_spite
 from mrdist_cluster.rows import DAMAGED, DONE, ELSEWHERE, Report, drawn_of, report_of, unit_of
 
-SILENCE = 60.0
-"""Seconds after which the claim of a worker on another machine is free; to take one over too early does no harm."""
-
 
 class RenderActor:
     """Draws units; passes over those that are drawn, and those that another pipeline or process is drawing."""
@@ -36,7 +33,7 @@ class RenderActor:
         """
         self._round, self._pipeline, self._carry = round, pipeline, carry
         self._shards = Shards(round.renders)
-        self._claims = Claims(round.renders, silence=SILENCE, by=pipeline).__enter__()
+        self._claims = Claims(round.renders, by=pipeline).__enter__()
 
     @cached_property
     def _crew(self) -> Crew:
@@ -87,7 +84,7 @@ class TeachActor:
 
     @cached_property
     def _claims(self) -> Claims:
-        return Claims(self._round.triplets(self._teacher.fingerprint), silence=SILENCE, by=self._pipeline).__enter__()
+        return Claims(self._round.triplets(self._teacher.fingerprint), by=self._pipeline).__enter__()
 
     def __call__(self, row: pa.Table) -> pa.Table:
         report, claims, shards = report_of(row), self._claims, Shards(self._claims.folder)

@@ -10,16 +10,13 @@ from pathlib import Path
 
 from mrdist.cli.evaluate import is_run
 from mrdist.cli.train import new_folder
-from mrdist.data.claims import Claims
+from mrdist.data.claims import SILENCE, Claims
 from mrdist.errors import RecipeError
 from mrdist.prepare import brings
 from mrdist.prepare.units import finished, note_of
 from mrdist.prepare.work import Work, data_marker
 from mrdist.recipe import Recipe, load, to_yaml
 from mrdist_cluster.runs import listed
-
-SILENCE = 60.0
-"""Seconds after which a driver that died on another machine is known to be dead."""
 
 
 def meant(words: Sequence[str]) -> tuple[Recipe, Path]:

@@ -20,7 +20,8 @@ from mrdist.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-SILENCE = 300.0  # seconds
+SILENCE = 60.0
+"""Seconds after which a claim that nobody renews is free: how long the work of a node that died waits for another."""
 
 
 class Claims:
