@@ -19,6 +19,7 @@ from mrdist.kinds import Part
 from mrdist.objectives.base import Loss, Objective
 from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe
+from mrdist.training.birth import hand_out
 from mrdist.training.engine import MOMENTS, Engine, Make, check_precision
 from mrdist.training.optim import adamw
 from mrdist.training.two_pass import check_chunk, in_chunks
@@ -38,7 +39,7 @@ class ZeroConfig(Part):
     chunk: int = 0  # rows per rank embedded at once: memory and time, not the loss; 0 = all
     communication: str = "fp32"  # fp32 | bf16: how gradients (and at stage 3 weights) of linear layers travel; bf16 needs precision=bf16
     offload: str = "none"  # none | cpu: where optimiser states live
-    build_sharded: bool = False  # stage 3: no rank but the first ever holds the whole objective, not even while building it
+    build_sharded: bool = False  # stage 3: no rank ever holds the whole objective, not even while building it
     overlap: bool = True  # reduce gradients while the backward pass goes on
     reduce_bucket: int = 50_000_000  # numbers reduced at once
     allgather_bucket: int = 50_000_000  # stages 1, 2: numbers gathered at once
@@ -175,18 +176,20 @@ class ZeroEngine(Engine):
     def _sharded(self, make: Make, ranks: Ranks, chosen: dict[str, Any]) -> Objective[Any]:
         """An objective born in shards, with exactly the numbers of `make()`.
 
-        Under `zero.Init` a parent cannot initialise its children's parameters: they are already empty. The first
-        rank therefore builds a whole one too, on the CPU, and hands out its numbers parameter by parameter.
+        Under `zero.Init` a parent cannot initialise its children's parameters: they are already empty. And a GPU draws other random
+        numbers. So shards are born with whatever they are, and `hand_out` tells them what they should be.
         """
         zero = self._deepspeed.zero
         with zero.Init(config_dict_or_path=chosen):
             objective = make()
-        whole = make() if ranks.first else objective
-        with torch.no_grad():
-            for parameter, source in zip(objective.parameters(), whole.parameters(), strict=True):
-                with zero.GatheredParameters([parameter], modifier_rank=0):
-                    if ranks.first:
-                        parameter.copy_(source)
+        shards = dict(objective.named_parameters())
+
+        def give(name: str, value: Tensor | None) -> None:
+            with torch.no_grad(), zero.GatheredParameters([shards[name]], modifier_rank=0):
+                if value is not None:
+                    shards[name].copy_(value)
+
+        hand_out(make, ranks, give)
         return objective
 
     @property
