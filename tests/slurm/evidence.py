@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
+from mrdist.recipe import load
 from tests.slurm.real import Job
 
-STEPS, SHAPES = 160, 116
+SHAPES = 116
 
 
-def once_per_epoch(steps: list[dict[str, Any]]) -> bool:
-    """Whether the steps are all there, in order, and those of each epoch trained on every shape once."""
+def once_per_epoch(job: Job) -> bool:
+    """Whether the steps of the recipe are all there, in order, and those of each epoch trained on every shape once."""
+    steps, wanted = job.steps, load(job.folder).steps
     per_epoch = SHAPES // len(steps[0]["shapes"])
-    epochs = [steps[first : first + per_epoch] for first in range(0, STEPS, per_epoch)]
+    epochs = [steps[first : first + per_epoch] for first in range(0, wanted, per_epoch)]
     trained = [Counter(name for step in epoch for name in step["shapes"]) for epoch in epochs]
-    return [step["step"] for step in steps] == list(range(1, STEPS + 1)) and all(
+    return [step["step"] for step in steps] == list(range(1, wanted + 1)) and all(
         len(one) == SHAPES and set(one.values()) == {1} for one in trained
     )
 
 
 def assert_nothing_was_lost(job: Job, undisturbed: Job, *, within: float = 0.0) -> None:
     """The same shapes in every step, every one once per epoch; the same curve, bit for bit or `within` a relative difference."""
-    assert once_per_epoch(job.steps)
+    assert once_per_epoch(job)
     assert [step["shapes"] for step in job.steps] == [step["shapes"] for step in undisturbed.steps]
     for name in ("loss", "terms", "gradient_norm"):
         curve, expected = [step[name] for step in job.steps], [step[name] for step in undisturbed.steps]

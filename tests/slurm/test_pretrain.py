@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mrdist.recipe import load
 from tests.slurm.conftest import ROOT
-from tests.slurm.evidence import STEPS, assert_nothing_was_lost, once_per_epoch
+from tests.slurm.evidence import assert_nothing_was_lost, once_per_epoch
 from tests.slurm.real import OVER, Job, Slurm, until
 
 SCRIPT = str(ROOT / "slurm" / "pretrain.sh")
@@ -32,7 +33,7 @@ def undisturbed(slurm: Slurm, lab: Path) -> Job:
 
 
 def test_two_nodes_train_to_the_end_and_measure(undisturbed: Job) -> None:
-    assert once_per_epoch(undisturbed.steps)
+    assert once_per_epoch(undisturbed)
     assert "Zero-shot classification" in undisturbed.log
     assert set(json.loads((undisturbed.folder / "report.json").read_text())) >= {"contract"}
     for node in ("node1", "node2"):
@@ -59,7 +60,7 @@ def test_a_cancelled_job_stays_cancelled(slurm: Slurm, lab: Path) -> None:
     # A script that requeues on TERM is pending again by now.
     assert (job.state, job.facts["Restarts"]) == ("CANCELLED", "0")
     assert not (job.folder / "done").exists()
-    assert len(job.steps) < STEPS
+    assert len(job.steps) < load(job.folder).steps
 
 
 def test_slurm_accepts_the_script_on_any_nodes_and_gpus(slurm: Slurm, lab: Path) -> None:
