@@ -3,15 +3,16 @@
     python benchmarks/memory.py                                     # tiny, small and base: plain and ZeRO 0 to 3
     python benchmarks/memory.py giant --engines zero3 --batch 2 engine.build_sharded=true engine.sub_group=50000000 engine.live=0
 
-The real objective (MRD), engine and sizes, on gloo ranks of one CPU core each; clouds are made up. "measured" is the highest resident set
-of the hungrier rank during three steps (of the first two: moments are not there before), above what the process held with everything
-imported and before anything was built. Tensors are mapped one by one, so what is freed is given back, and filled when they are made, so
-what is reserved is there, as on a GPU. The plan is what the recipe would be told on this allocation, its activations counted on paper.
+The real objective (MRD), engine and sizes, on gloo ranks of one CPU core each; clouds are made up. "training" is the highest resident set
+of the hungrier rank during three steps, above what the process held after a step of a very small student, when all libraries are there.
+Tensors are mapped one by one, so what is freed is given back, and filled when they are made, so what is reserved is there, as on a GPU.
+The plan is what the recipe would be told on this allocation, its activations counted on paper.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import time
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from mrdist.recipe import Recipe, load
 from mrdist.site import DEVICES, Allocation
 from mrdist.testing import on_ranks, share, tiny_triplets
 from mrdist.training import zero  # noqa: F401  (imported in the server that ranks are forked from)
+from mrdist.training.engine import Engine
 from mrdist.training.plan import plan
 
 WIDTH, STEPS = 1024, 3
@@ -42,16 +44,25 @@ def peak_from_here() -> None:
         forget.write("5")
 
 
-def steps(ranks: Ranks, recipe: Recipe) -> tuple[int, int, float, float]:
-    """Highest bytes while building and while training, seconds of the last step, and its loss."""
-    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what `torch.empty` makes
-    before = status("VmRSS")
-    peak_from_here()
-
+def built(recipe: Recipe, ranks: Ranks) -> Engine:
     def make() -> Objective[object]:
         return recipe.objective.build(recipe.student.build(WIDTH, seed=0))  # type: ignore[attr-defined, no-any-return]
 
-    engine = recipe.engine.build(make, recipe, ranks, torch.device("cpu"))  # type: ignore[attr-defined]
+    return recipe.engine.build(make, recipe, ranks, torch.device("cpu"))  # type: ignore[attr-defined, no-any-return]
+
+
+def steps(ranks: Ranks, recipe: Recipe) -> tuple[int, int, float, float]:
+    """Highest bytes while building and while training, seconds of the last step, and its loss."""
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what `torch.empty` makes
+    warm = load("mrd/tiny", ["student=micro", "engine=plain", f"batch={ranks.size}", "device=cpu"])
+    engine = built(warm, ranks)
+    engine.step(engine.forward(share(tiny_triplets(warm.batch, width=WIDTH, points=warm.sample), ranks)))  # libraries take their memory
+    engine.close()
+    del engine
+    gc.collect()
+    before = status("VmRSS")
+    peak_from_here()
+    engine = built(recipe, ranks)
     building = status("VmHWM") - before
     peak_from_here()
     for seed in range(STEPS):

@@ -123,7 +123,7 @@ def screen(plan: Plan) -> Iterable[str]:
     yield from _items("sent", "per rank and step", [(m.what, m.bytes, m.why) for m in plan.sent], "nothing: one rank")
     yield from _time(plan)
     yield from _feed(plan)
-    yield from _items("disk", "", plan.disk, "")
+    yield from _items("disk", "", [item[:3] for item in plan.disk], "")
     if plan.fits:
         yield "ok: it fits, and nothing contradicts"
 
@@ -132,16 +132,20 @@ def _memory(plan: Plan) -> Iterable[str]:
     from mrdist.training.fitting import most_rows
 
     parts = {"states": plan.states, "activations": plan.activations, "relation": plan.relation, "inputs": plan.inputs}
-    sums = " + ".join(f"{name} {_size(sum(i.bytes for i in items))}" for name, items in parts.items())
+    bytes_of = {name: sum(i.bytes for i in items if not i.after) for name, items in parts.items()}
+    copies = sum(i.bytes for i in plan.states if i.after)
+    if copies > bytes_of["activations"] + bytes_of["relation"]:  # then backward is not the worst moment
+        bytes_of = {"states": bytes_of["states"], "copies": copies, "inputs": bytes_of["inputs"]}
+    sums = " + ".join(f"{name} {_size(size)}" for name, size in bytes_of.items())
     fits = f"fits; up to {most_rows(plan)} rows per rank" if plan.needed <= plan.usable else "does not fit"
     of = f"of {_size(plan.usable)} ({plan.assumptions.usable:.0%} of the device)"
     yield _line("memory", f"{sums} = {_size(plan.needed)} {of}", fits)
     for items in parts.values():
-        yield from (_below(*item) for item in items)
+        yield from (_below(*item[:3]) for item in items)
     if plan.host:
         has = f"{plan.allocation.host:g} GiB" if plan.allocation.host else "of which nobody said how much there is"
         yield _line("node", f"{_size(plan.host_needed)} of its own memory, {has}", f"{plan.allocation.per_node} x")
-        yield from (_below(*item) for item in plan.host)
+        yield from (_below(*item[:3]) for item in plan.host)
 
 
 def _time(plan: Plan) -> Iterable[str]:

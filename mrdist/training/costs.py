@@ -33,6 +33,7 @@ class Item(NamedTuple):
     what: str
     bytes: float
     why: str
+    after: bool = False  # whether it is there only after backward, when activations are gone
 
 
 class Message(NamedTuple):
@@ -141,13 +142,11 @@ def states(found: Census, recipe: Recipe, ranks: int) -> tuple[list[Item], list[
 
 def _buckets(engine: Engine, found: Census, ranks: int) -> list[Item]:
     if engine.stage < 0:
-        return (
-            [Item("buckets", 3 * engine.number * min(found.learnt, BUCKET), "gradients side by side, while they travel")]
-            if ranks > 1
-            else []
-        )
+        copies = 3 * engine.number * min(found.learnt, BUCKET)
+        return [Item("copies", copies, "gradients side by side, while they travel: after backward", after=True)] if ranks > 1 else []
     if engine.stage == 0:
-        return [Item("buckets", engine.number * min(found.learnt, FLATTENED), "gradients side by side, while they travel")]
+        copies = engine.number * min(found.learnt, FLATTENED)
+        return [Item("copies", copies, "gradients side by side, while they travel: after backward", after=True)]
     twice = 2 if engine.overlap and engine.stage < 3 else 1
     return [Item("buckets", twice * engine.number * engine.bucket, f"{twice} x engine.reduce_bucket")]
 

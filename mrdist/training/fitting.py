@@ -12,7 +12,7 @@ from mrdist.recipe import Recipe
 from mrdist.site import Allocation
 from mrdist.training import costs
 from mrdist.training.costs import Engine
-from mrdist.training.plan import GIB, Look, Plan, activations, plan
+from mrdist.training.plan import GIB, Look, Plan, activations, plan, together
 from mrdist.training.zero import ZeroConfig
 
 Job = tuple[Recipe, Allocation]
@@ -27,10 +27,10 @@ def most_rows(of: Plan) -> int:
 
     def fits(rows: int) -> bool:
         recipe = replace(of.recipe, batch=rows * of.allocation.ranks)
-        held = [*of.states, *activations(recipe, rows, of.width, of.footprint, of.assumptions)]
-        held += costs.relation(recipe, of.allocation.ranks, of.width, gpu=of.allocation.device.name != "core")
-        inputs = sum(item.bytes for item in of.inputs) / of.rows * rows
-        return sum(item.bytes for item in held) + inputs <= of.usable
+        passing = activations(recipe, rows, of.width, of.footprint, of.assumptions)
+        passing += costs.relation(recipe, of.allocation.ranks, of.width, gpu=of.allocation.device.name != "core")
+        inputs = [item._replace(bytes=item.bytes / of.rows * rows) for item in of.inputs]
+        return together([*of.states, *inputs], passing) <= of.usable
 
     if not fits(1):
         return 0

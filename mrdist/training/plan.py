@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +91,8 @@ class Plan:
 
     @property
     def needed(self) -> float:
-        """Bytes on a device at the worst moment: everything at once, which is a little more than ever is."""
-        return sum(item.bytes for part in (self.states, self.activations, self.relation, self.inputs) for item in part)
+        """Bytes on a device at the worst moment."""
+        return together((*self.states, *self.inputs), (*self.activations, *self.relation))
 
     @property
     def usable(self) -> float:
@@ -123,6 +123,12 @@ class Plan:
     def efficiency(self) -> float:
         """Share of the time in which ranks compute."""
         return self.seconds.computing / self.seconds.all
+
+
+def together(held: Iterable[Item], passing: Iterable[Item]) -> float:
+    """The most bytes that lie there at once, if nothing in `passing` is left when that part of `held` comes which comes after backward."""
+    late = sum(item.bytes for item in held if item.after)
+    return sum(item.bytes for item in held if not item.after) + max(late, sum(item.bytes for item in passing))
 
 
 def plan(

@@ -53,6 +53,12 @@ def test_memory_is_the_sum_of_its_parts_and_the_most_rows_are_the_most():
     bill = planned("engine=zero2", "batch=64")
     parts = [*bill.states, *bill.activations, *bill.relation, *bill.inputs]
     assert bill.needed == sum(item.bytes for item in parts)
+    plain = planned("batch=64")
+    (copies,) = (item for item in plain.states if item.after)
+    parts = [*plain.states, *plain.activations, *plain.relation, *plain.inputs]
+    assert plain.needed == sum(item.bytes for item in parts) - copies.bytes, "gradients travel when activations are gone"
+    few = planned("batch=8", "student.recompute=true")
+    assert few.needed == sum(item.bytes for item in (*few.states, *few.inputs)), "and may be more than these were"
     assert bill.fits
     most = most_rows(bill)
     assert planned("engine=zero2", f"batch={8 * most}").fits
