@@ -132,12 +132,23 @@ def states(found: Census, recipe: Recipe, ranks: int) -> tuple[list[Item], list[
         held.append(Item("running mean", n * found.exported / (share if stage == 3 else 1), "of the student" + (cut if stage == 3 else "")))
     if stage == 3:
         if not engine.offload:
-            held.append(Item("gradient in use", n * min(found.learnt, engine.sub_group) / share, "a copy while the optimiser moves"))
+            copy = n * min(found.learnt, engine.sub_group) / share
+            held.append(Item("gradient in use", copy, "a copy while the optimiser moves", after=True))
         held.append(Item("lent weights", n * min(found.parameters, engine.live), "whole, while they are in use: engine.live"))
         if not engine.sharded:
             host.append(Item("building", whole, "every rank begins with a whole objective: engine.build_sharded=true avoids it"))
     held += _buckets(engine, found, ranks)
     return held, host
+
+
+def coming(engine: Engine, ranks: int, parts: int) -> float:
+    """The share of its gradients that a rank does not hold before backward comes to them, if a step embeds so many chunks.
+
+    The plain engine keeps them from step to step, and stage 3 in a place of their own; of several chunks the first leaves them there.
+    """
+    if engine.offload or parts > 1 or engine.stage not in (0, 1, 2):
+        return 0.0
+    return 1.0 if engine.stage < 2 else 1 / ranks
 
 
 def _buckets(engine: Engine, found: Census, ranks: int) -> list[Item]:

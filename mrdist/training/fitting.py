@@ -27,8 +27,9 @@ def most_rows(of: Plan) -> int:
 
     def fits(rows: int) -> bool:
         recipe = replace(of.recipe, batch=rows * of.allocation.ranks)
-        passing = activations(recipe, rows, of.width, of.footprint, of.assumptions)
-        passing += costs.relation(recipe, of.allocation.ranks, of.width, gpu=of.allocation.device.name != "core")
+        ranks = of.allocation.ranks
+        passing = activations(recipe, ranks, rows, of.width, of.footprint, of.assumptions)
+        passing += costs.relation(recipe, ranks, of.width, gpu=of.allocation.device.name != "core")
         inputs = [item._replace(bytes=item.bytes / of.rows * rows) for item in of.inputs]
         return together([*of.states, *inputs], passing) <= of.usable
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,19 +29,31 @@ FEW, MANY = (2, 4), (64, 128)
 many when the groups of points are, and which it is depends on the student."""
 
 
+class Line(NamedTuple):
+    """Bytes at one moment, by rows."""
+
+    fixed: float  # however many rows
+    each: float  # per row
+    missing: float = 0.0  # bytes of gradients of weights that are not there yet
+
+
 @dataclass(frozen=True)
 class Footprint:
     """Of embedding rows and differentiating them; weights and their gradients are not in it."""
 
-    lines: tuple[tuple[float, float], ...]  # bytes however many rows, bytes per row: the highest counts
+    lines: tuple[Line, ...]  # of all moments: the highest counts
     forward: float  # flop per row
     flops: float  # flop per row, forward and backward; with what `recompute` computes twice
     seconds: float | None  # per row, where it was measured
     how: str  # "counted", or "measured on .."
 
-    def bytes(self, rows: int) -> float:
-        """The most that lies there at once while so many rows are embedded."""
-        return max(fixed + each * rows for fixed, each in self.lines)
+    def bytes(self, rows: int, coming: float = 0.0) -> float:
+        """The most that lies there at once while so many rows are embedded, beside all gradients of weights.
+
+        Args:
+            coming: share of the gradients that is not there before backward comes to it, and so leaves room to activations.
+        """
+        return max(0.0, *(line.fixed + line.each * rows - coming * line.missing for line in self.lines))
 
 
 @lru_cache(maxsize=64)
@@ -59,15 +71,31 @@ def counted(student: StudentConfig, *, width: int, points: int, precision: str) 
     bf16, meta = precision == "bf16", torch.device("meta")
     forward, flops = operations(student, width=width, points=points)
 
-    def most(rows: int) -> int:
-        casts = _Casts(bf16)
+    def moments(rows: int) -> list[tuple[int, int]]:
+        """The most that lay there before each gradient was whole, and the bytes of gradients that were still to come."""
+        casts, missing = _Casts(bf16), sum(p.nbytes for p in module.parameters())
+        seen: list[tuple[int, int]] = []
+
+        def whole(parameter: Tensor) -> None:
+            nonlocal missing
+            seen.append((live.peak, missing))
+            live.peak, missing = live.now, missing - parameter.nbytes
+
         with _as_on_a_gpu(casts), Live(module) as live:
             out = _embedded(module, rows, points, meta)
             casts.forget()
+            hooks = [p.register_post_accumulate_grad_hook(whole) for p in module.parameters()]
             torch.autograd.backward(out)
-        return int(live.peak)
+        for hook in hooks:
+            hook.remove()
+        return [*seen, (live.peak, missing)]
 
-    return Footprint((_line(most, FEW), _line(most, MANY)), forward, flops, None, "counted")
+    lines = [
+        Line(*_line(few, many, pair), gone)
+        for pair in (FEW, MANY)
+        for (few, gone), (many, _) in zip(*map(moments, pair), strict=True)
+    ]  # fmt: skip
+    return Footprint(tuple(lines), forward, flops, None, "counted")
 
 
 @lru_cache(maxsize=64)
@@ -113,7 +141,7 @@ def measured(student: StudentConfig, *, width: int, points: int, precision: str,
 
     # A processor is slow and has few uses for many rows; a GPU is neither filled nor timed by few.
     pairs = (FEW,) if device.type == "cpu" else (FEW, MANY)
-    lines = tuple(_line(most, pair) for pair in pairs)
+    lines = tuple(Line(*_line(*map(most, pair), pair)) for pair in pairs)
     rows = pairs[-1][-1]
     begin = time.perf_counter()
     step(rows)
@@ -123,9 +151,8 @@ def measured(student: StudentConfig, *, width: int, points: int, precision: str,
     return Footprint(lines, paper.forward, paper.flops, seconds, f"measured on {device.type} with up to {rows} rows")
 
 
-def _line(most: Callable[[int], int], rows: tuple[int, int]) -> tuple[float, float]:
-    """Bytes however many rows, and per row."""
-    few, many = (most(n) for n in rows)
+def _line(few: float, many: float, rows: tuple[int, int]) -> tuple[float, float]:
+    """Bytes however many rows, and per row, from those of few and of many rows."""
     each = (many - few) / (rows[1] - rows[0])
     return few - each * rows[0], each
 

@@ -165,7 +165,7 @@ def plan(
     return Plan(
         recipe, allocation, assumed, found, width, mode, footprint,
         states=tuple(states),
-        activations=tuple(activations(recipe, rows, width, footprint, assumed)),
+        activations=tuple(activations(recipe, ranks, rows, width, footprint, assumed)),
         relation=tuple(costs.relation(recipe, ranks, width, gpu=gpu)),
         inputs=(Item("batches", 2 * rows * (6 * 4 * recipe.sample + 2 * 4 * width + 10), "this one and the next"),),
         host=tuple(host),
@@ -182,13 +182,15 @@ def on_paper(recipe: Recipe, width: int) -> Footprint:
     return counted(student, width=width, points=recipe.sample, precision=getattr(recipe.engine, "precision", "fp32"))
 
 
-def activations(recipe: Recipe, rows: int, width: int, footprint: Footprint, assumed: Assumptions) -> list[Item]:
-    """What so many rows per rank hold while they are embedded, as many at once as the engine's chunk."""
-    chunk = Engine.of(recipe).chunk
-    at_once = min(rows, chunk or rows)
+def activations(recipe: Recipe, ranks: int, rows: int, width: int, footprint: Footprint, assumed: Assumptions) -> list[Item]:
+    """What so many rows per rank hold while they are embedded, as many at once as the engine's chunk, beside all states."""
+    engine = Engine.of(recipe)
+    at_once = min(rows, engine.chunk or rows)
+    coming = costs.coming(engine, ranks, -(-rows // at_once))
     extra = 0.0 if footprint.seconds is not None else assumed.uncounted
     added = f", and {extra:.0%} for what is not counted" if extra else ""
-    out = [Item("activations", (1 + extra) * footprint.bytes(at_once), f"of {at_once} rows at once, {footprint.how}{added}")]
+    size = footprint.bytes(at_once, coming) + extra * footprint.bytes(at_once)
+    out = [Item("activations", size, f"of {at_once} rows at once, {footprint.how}{added}")]
     if at_once < rows:
         out.append(Item("embeddings", 2 * 4 * rows * width + 5000 * rows / at_once, "of all chunks, with their gradients"))
     return out

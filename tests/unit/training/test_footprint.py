@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from mrdist.students.base import StudentConfig
 from mrdist.students.pointbert import PointBERTConfig
 from mrdist.students.vit import ViTConfig
-from mrdist.training.footprint import FEW, counted, measured
+from mrdist.training.footprint import FEW, Live, counted, measured
 
 CPU = torch.device("cpu")
 VIT = ViTConfig(dim=96, depth=4, heads=3, hidden=192, groups=32, group_size=16, channels=(32, 64, 96, 96), patch_dropout=0.5, drop_path=0.2)
@@ -59,6 +59,20 @@ def test_backward_costs_two_forwards_and_recomputing_one_more():
     assert once.flops == pytest.approx(3 * once.forward, rel=0.05)
     assert twice.flops == pytest.approx(4 * twice.forward, rel=0.05)
     assert twice.bytes(64) < once.bytes(64)
+
+
+@pytest.mark.parametrize("student", STUDENTS, ids=["vit", "recomputed", "pointbert"])
+@pytest.mark.parametrize("rows", [2, 24])
+def test_gradients_that_come_late_leave_room_as_in_a_real_step(student, rows):
+    """A step that keeps the gradients of weights takes what is counted: all of them, less what was still to come at the worst moment."""
+    paper = counted(student, width=32, points=256, precision="fp32")
+    module = student.build(32, seed=0)
+    xyz, keys = torch.randn(rows, 256, 3) / 3, torch.arange(rows)
+    with Live(module) as live:
+        torch.autograd.backward(module.train()(xyz, xyz.sigmoid(), keys).embedding.sum())
+    gradients = sum(p.nbytes for p in module.parameters())
+    assert gradients + paper.bytes(rows, coming=1.0) == pytest.approx(live.peak, rel=0.1)
+    assert paper.bytes(rows, coming=1.0) < paper.bytes(rows)
 
 
 def test_counting_leaves_torch_as_it_was():

@@ -11,7 +11,7 @@ from mrdist.recipe import Recipe, load
 from mrdist.site import Allocation, Device, read
 from mrdist.training import costs
 from mrdist.training.fitting import change, most_rows, refuse
-from mrdist.training.footprint import Footprint
+from mrdist.training.footprint import Footprint, Line
 from mrdist.training.plan import GIB, Plan, plan
 
 FAKE = Device("fake", memory=24, bf16=100, fp32=20)
@@ -21,7 +21,7 @@ NODE = Allocation(nodes=1, per_node=8, device=FAKE, cores=16, inside=100, betwee
 def look(recipe: Recipe, width: int) -> Footprint:
     """A student whose rows take 0.5 GiB each, a fifth of that recomputed."""
     again = recipe.student.recompute
-    return Footprint(((0.0, GIB * (0.1 if again else 0.5)),), 1e11, 4e11 if again else 3e11, None, "made up")
+    return Footprint((Line(0.0, GIB * (0.1 if again else 0.5)),), 1e11, 4e11 if again else 3e11, None, "made up")
 
 
 def planned(*changes: str, where: Allocation = NODE) -> Plan:
