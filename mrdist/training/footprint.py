@@ -84,17 +84,17 @@ def counted(student: StudentConfig, *, width: int, points: int, precision: str) 
         with _as_on_a_gpu(casts), Live(module) as live:
             out = _embedded(module, rows, points, meta)
             casts.forget()
-            hooks = [p.register_post_accumulate_grad_hook(whole) for p in module.parameters()]
+            hooks = [p.register_post_accumulate_grad_hook(whole) for p in module.parameters()]  # type: ignore[no-untyped-call]
             torch.autograd.backward(out)
         for hook in hooks:
             hook.remove()
         return [*seen, (live.peak, missing)]
 
     lines = [
-        Line(*_line(few, many, pair), gone)
+        Line(*_line(few, many, pair), missing)
         for pair in (FEW, MANY)
-        for (few, gone), (many, _) in zip(*map(moments, pair), strict=True)
-    ]  # fmt: skip
+        for (few, missing), (many, _) in zip(moments(pair[0]), moments(pair[1]), strict=True)
+    ]
     return Footprint(tuple(lines), forward, flops, None, "counted")
 
 
@@ -141,7 +141,7 @@ def measured(student: StudentConfig, *, width: int, points: int, precision: str,
 
     # A processor is slow and has few uses for many rows; a GPU is neither filled nor timed by few.
     pairs = (FEW,) if device.type == "cpu" else (FEW, MANY)
-    lines = tuple(Line(*_line(*map(most, pair), pair)) for pair in pairs)
+    lines = tuple(Line(*_line(most(pair[0]), most(pair[1]), pair)) for pair in pairs)
     rows = pairs[-1][-1]
     begin = time.perf_counter()
     step(rows)
