@@ -1,10 +1,11 @@
 """Memory of a training step on two ranks, by size and ZeRO stage: measured, beside what `mrdist plan` says of it.
 
     python benchmarks/memory.py                                     # tiny, small and base: plain and ZeRO 0 to 3
-    python benchmarks/memory.py giant --engines zero3 --batch 2 engine.build_sharded=true engine.sub_group=50000000 engine.live=0
+    python benchmarks/memory.py giant --engines zero3 --batch 2 --steps 2 engine.build_sharded=true engine.sub_group=20000000 \\
+        engine.live=0 engine.reuse=0 engine.prefetch_bucket=1000000 engine.reduce_bucket=10000000     # the leanest: 10 GiB a rank
 
 The real objective (MRD), engine and sizes, on gloo ranks of one CPU core each; clouds are made up. "training" is the highest resident set
-of the hungrier rank during three steps, above what the process held after a step of a very small student, when all libraries are there.
+of the hungrier rank during some steps, above what the process held after a step of a very small student, when all libraries are there.
 Tensors are mapped one by one, so what is freed is given back, and filled when they are made, so what is reserved is there, as on a GPU.
 The plan is what the recipe would be told on this allocation, its activations counted on paper.
 """
@@ -29,7 +30,7 @@ from mrdist.training import zero  # noqa: F401  (imported in the server that ran
 from mrdist.training.engine import Engine
 from mrdist.training.plan import plan
 
-WIDTH, STEPS = 1024, 3
+WIDTH = 1024
 MIB, GIB = 2**20, 2**30
 
 
@@ -51,7 +52,7 @@ def built(recipe: Recipe, ranks: Ranks) -> Engine:
     return recipe.engine.build(make, recipe, ranks, torch.device("cpu"))  # type: ignore[attr-defined, no-any-return]
 
 
-def steps(ranks: Ranks, recipe: Recipe) -> tuple[int, int, float, float]:
+def steps(ranks: Ranks, recipe: Recipe, count: int) -> tuple[int, int, float, float]:
     """Highest bytes while building and while training, seconds of the last step, and its loss."""
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills what `torch.empty` makes
     warm = load("mrd/tiny", ["student=micro", "engine=plain", f"batch={ranks.size}", "device=cpu"])
@@ -65,7 +66,7 @@ def steps(ranks: Ranks, recipe: Recipe) -> tuple[int, int, float, float]:
     engine = built(recipe, ranks)
     building = status("VmHWM") - before
     peak_from_here()
-    for seed in range(STEPS):
+    for seed in range(count):
         batch = share(tiny_triplets(recipe.batch, width=WIDTH, points=recipe.sample, seed=seed), ranks)
         began = time.perf_counter()
         loss = engine.forward(batch)
@@ -78,14 +79,14 @@ def steps(ranks: Ranks, recipe: Recipe) -> tuple[int, int, float, float]:
     return building, training, seconds, total
 
 
-def one(size: str, engine: str, batch: int, ranks: int, changes: Sequence[str]) -> float:
+def one(size: str, engine: str, batch: int, ranks: int, count: int, changes: Sequence[str]) -> float:
     """A line of the table; returns the plan over the measurement."""
     words = [f"student={size}", f"engine={engine}", f"batch={batch}", "device=cpu", "steps=1000", "optim.warmup=10", *changes]
     recipe = load("mrd/base", [word for word in words if engine != "plain" or not word.startswith("engine.")])
     allocation = Allocation(1, ranks, DEVICES["core"])
     allocation = replace(allocation, device=replace(allocation.device, memory=1024.0))  # refused by nobody
     bill = plan(recipe, allocation, width=WIDTH)
-    found = on_ranks(ranks, steps, recipe, deadline=3000)
+    found = on_ranks(ranks, steps, recipe, count, deadline=3000)
     building, training, seconds = (max(rank[k] for rank in found) for k in range(3))
     states = sum(item.bytes for item in bill.states)
     print(
@@ -102,6 +103,7 @@ def main() -> None:
     parse.add_argument("--engines", nargs="+", default=["plain", "zero0", "zero1", "zero2", "zero3"])
     parse.add_argument("--batch", type=int, default=4, help="of all ranks")
     parse.add_argument("--ranks", type=int, default=2)
+    parse.add_argument("--steps", type=int, default=3)
     given = parse.parse_args()
     sizes = [word for word in given.sizes if "=" not in word] or ["tiny", "small", "base"]
     # Read once, by the server from which ranks are forked.
@@ -111,7 +113,7 @@ def main() -> None:
     print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     for size in sizes:
         for engine in given.engines:
-            one(size, engine, given.batch, given.ranks, [word for word in given.sizes if "=" in word])
+            one(size, engine, given.batch, given.ranks, given.steps, [word for word in given.sizes if "=" in word])
 
 
 if __name__ == "__main__":
