@@ -19,7 +19,7 @@ from mrdist.ranks import Ranks
 from mrdist.shapes import TripletBatch
 
 
-def on_ranks(size: int, work: Callable[..., Any], *arguments: Any, deadline: float = 120.0) -> list[Any]:
+def on_ranks(size: int, work: Callable[..., Any], *arguments: Any, deadline: float = 300.0) -> list[Any]:
     """Run `work(ranks, *arguments)` in `size` real gloo processes; return what each returned, by rank.
 
     `work` and its arguments must be importable and picklable, as for any spawned process. Processes are forked from a server that

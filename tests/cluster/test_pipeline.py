@@ -65,7 +65,7 @@ def ours(pid: int) -> bool:
     return pid == os.getpid()
 
 
-def owner(folder: Path, within: float = 120) -> int:
+def owner(folder: Path, within: float = 400) -> int:
     """The process that is at work on something in a folder."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
@@ -80,7 +80,7 @@ def owner(folder: Path, within: float = 120) -> int:
     raise AssertionError(f"nobody works in {folder}")
 
 
-def until(seen: Callable[[], bool], within: float = 120) -> None:
+def until(seen: Callable[[], bool], within: float = 400) -> None:
     deadline = time.monotonic() + within
     while not seen():
         assert time.monotonic() < deadline
@@ -110,7 +110,7 @@ class Running:
             self._wrong = wrong
 
     def done(self) -> dict[str, Figures]:
-        self._thread.join(300)
+        self._thread.join(600)
         assert not self._thread.is_alive()
         if self._wrong is not None:
             raise self._wrong
@@ -188,7 +188,7 @@ def test_two_pipelines_on_one_store_share_the_work(cluster: str, alone: Prepared
     until(lambda: len(list(renders.glob("0*.safetensors"))) >= alone.renders.units - 1)
     os.kill(theirs_first, signal.SIGCONT)
     figures = running.done()[BOTH]
-    said, _ = other.communicate(timeout=120)
+    said, _ = other.communicate(timeout=400)
     assert other.returncode == 0
     theirs = json.loads(said)[BOTH]
     assert figures.views > 0

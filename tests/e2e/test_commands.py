@@ -86,7 +86,7 @@ def test_a_stop_file_ends_a_run_that_goes_on_later(place: Path) -> None:
         try:
             folder = waited(lambda: next(iter((place / "stops").glob("*/metrics.jsonl")), None)).parent
             (folder / "stop").touch()
-            assert process.wait(timeout=120) == 75
+            assert process.wait(timeout=300) == 75
         finally:
             process.kill()
     taken = len((folder / "metrics.jsonl").read_text().splitlines())
@@ -97,7 +97,7 @@ def test_a_stop_file_ends_a_run_that_goes_on_later(place: Path) -> None:
     assert steps == list(range(1, taken + 3))
 
 
-def waited(look: Callable[[], Path | None], within: float = 120.0) -> Path:
+def waited(look: Callable[[], Path | None], within: float = 300.0) -> Path:
     """What `look` sees, as soon as it sees something."""
     end = time.monotonic() + within
     while time.monotonic() < end:

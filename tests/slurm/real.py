@@ -59,7 +59,7 @@ class Slurm:
         environment = {**os.environ, "SHARED": ":".join(str(place) for place in self.shared)}
         self._process = subprocess.Popen(["bash", str(HERE / "up.sh"), str(self.folder), str(len(self.nodes))], env=environment)
         try:
-            until(lambda: all((self.folder / host / "pid").exists() for host in ("login", *self.nodes)), within=30, what="the nodes start")
+            until(lambda: all((self.folder / host / "pid").exists() for host in ("login", *self.nodes)), within=120, what="the nodes start")
             self.await_idle()
         except BaseException:
             self._down()
@@ -78,14 +78,14 @@ class Slurm:
                 with suppress(OSError):
                     os.rmdir(place)
 
-    def on(self, host: str, *words: str, within: float = 30, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    def on(self, host: str, *words: str, within: float = 120, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
         """What a command on the login host or on a node says."""
         command = ["bash", str(HERE / "on.sh"), str(self.folder), host, *words]
         done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=within, check=False)
         assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def await_idle(self, *, within: float = 60) -> None:
+    def await_idle(self, *, within: float = 120) -> None:
         """Return when every node is there and has nothing to do."""
 
         def idle() -> bool:
@@ -180,7 +180,7 @@ class Job:
         file = self.folder / "metrics.jsonl"
         return list(lines(file)) if file.is_file() else []
 
-    def reaches(self, step: int, *, within: float = 300) -> None:
+    def reaches(self, step: int, *, within: float = 600) -> None:
         """Return when the job has taken that step."""
 
         def there() -> bool:
@@ -189,7 +189,7 @@ class Job:
 
         until(there, within=within, what=f"job {self.id} at step {step}")
 
-    def ends(self, state: str = "COMPLETED", *, within: float = 400) -> None:
+    def ends(self, state: str = "COMPLETED", *, within: float = 900) -> None:
         """Return when the job has come to an end, which must be `state`."""
 
         def over() -> str | None:

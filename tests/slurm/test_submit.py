@@ -22,7 +22,7 @@ CURVE = ("step", "loss", "terms", "gradient_norm", "shapes")
 drill = pytest.mark.drill
 
 
-def mrdist(slurm: Slurm, lab: Path, *words: str, within: float = 120) -> str:
+def mrdist(slurm: Slurm, lab: Path, *words: str, within: float = 300) -> str:
     """What a verb says on the login host."""
     return slurm.on("login", sys.executable, "-m", "mrdist", *words, cwd=lab, env=environment(), within=within)
 
@@ -53,10 +53,10 @@ class Submitted:
         rows = json.loads(mrdist(self.slurm, self.lab, "jobs", "--json"))
         return str(next(row["state"] for row in rows if row["job"] == self.job))
 
-    def reaches(self, step: int, *, within: float = 120) -> None:
+    def reaches(self, step: int, *, within: float = 300) -> None:
         until(lambda: bool(self.steps) and self.steps[-1]["step"] >= step, within=within, what=f"{self.folder} at step {step}")
 
-    def ends(self, state: str = "done", *, within: float = 180) -> None:
+    def ends(self, state: str = "done", *, within: float = 400) -> None:
         """Return when the run has come to an end, which must be `state`."""
         until(lambda: self.state in ("done", "failed", "stopped"), within=within, what=f"the end of {self.folder}")
         assert self.state == state, mrdist(self.slurm, self.lab, "why", str(self.folder))
@@ -118,7 +118,7 @@ def test_a_cancelled_job_stays_cancelled_and_goes_on_when_it_is_submitted_again(
     assert "to go on" in mrdist(slurm, lab, "jobs", "cancel", run.folder.name)
     run.ends("stopped")
     mrdist(slurm, lab, "submit", str(run.folder), "site=site.yaml", "nodes=2")
-    until((run.folder / "done").exists, within=120, what="the run goes on")
+    until((run.folder / "done").exists, within=300, what="the run goes on")
     assert run.curve() == undisturbed.curve()
 
 
@@ -165,7 +165,7 @@ def test_a_shell_in_an_allocation_may_submit_and_leaves_nothing_of_its_own(slurm
     call = [sys.executable, "-m", "mrdist", "submit", "drill.yaml", "site=site.yaml", "steps=20", "--json"]
     # As `salloc` opens it, with what often comes along: SLURM_CPU_BIND once pinned eight ranks to four cores.
     shell = ["env", "SLURM_CPU_BIND=mask_cpu:0x1", "SBATCH_PARTITION=nowhere", "salloc", "--quiet", "--nodes=1", *call]
-    said = slurm.on("login", *shell, cwd=lab, env=environment(), within=120)
+    said = slurm.on("login", *shell, cwd=lab, env=environment(), within=300)
     (given,) = json.loads(said)
     assert "SLURM_CPU_BIND" not in slurm.on("login", "scontrol", "write", "batch_script", given["job"], "-")
     run = Submitted(slurm, lab, given["job"], lab / given["run"])
@@ -175,7 +175,7 @@ def test_a_shell_in_an_allocation_may_submit_and_leaves_nothing_of_its_own(slurm
 @drill
 def test_why_names_the_rank_that_was_killed(slurm: Slurm, lab: Path) -> None:
     (run,) = submit(slurm, lab, "nodes=2", "steps=4000")
-    until((run.folder / "ranks" / "0001.stamp").exists, within=120, what="a sign of life of rank 1")
+    until((run.folder / "ranks" / "0001.stamp").exists, within=300, what="a sign of life of rank 1")
     run.reaches(45)  # past a checkpoint
     pids: Sequence[str] = slurm.on("node2", "pgrep", "--oldest", "--full", "python.*submitit.core._submit").split()
     slurm.on("node2", "kill", "-KILL", *pids)
