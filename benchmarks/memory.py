@@ -104,7 +104,7 @@ def main() -> None:
     parse.add_argument("--batch", type=int, default=4, help="of all ranks")
     parse.add_argument("--ranks", type=int, default=2)
     parse.add_argument("--steps", type=int, default=3)
-    given = parse.parse_args()
+    given = parse.parse_intermixed_args()
     sizes = [word for word in given.sizes if "=" not in word] or ["tiny", "small", "base"]
     # Read once, by the server from which ranks are forked.
     os.environ |= {"MALLOC_MMAP_THRESHOLD_": str(64 << 10), "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "2"}
