@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from mrdist.objectives.base import Objective
 from mrdist.ranks import Ranks
+from mrdist.training.engine import Make
 
-Make = Callable[[], Objective[Any]]
 Give = Callable[[str, Tensor | None], None]
 """Hands the first rank's numbers of a parameter, by name, to the shards of all; None on the other ranks."""
 
