@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from PIL import Image
-
 from mrdist.data.synthetic import SyntheticConfig
 from mrdist.kinds import Part
 from mrdist.progress import Progress
 from mrdist.recipe import Limits, Pools, Recipe, Views
 from mrdist.teachers.base import Pairs, Rows
+from tests.colours import Colours
 
 
 @dataclass(frozen=True)
 class ColoursConfig(Part):
-    """What colours a picture has, and which letters a caption."""
+    """`Colours`, which take their time."""
 
     kind: str = "colours"
     width: int = 12
@@ -30,27 +27,19 @@ class ColoursConfig(Part):
     learns: ClassVar[bool] = False
 
     def open(self, folder: Path, pairs: Pairs, *, device: str, progress: Progress) -> Colours:
-        return Colours(self.width, self.seconds)
+        return SlowColours(self.width, self.seconds)
 
 
-class Colours:
-    """See `ColoursConfig`."""
-
-    supplies = frozenset({"image", "text"})
+class SlowColours(Colours):
+    """The same, after a while."""
 
     def __init__(self, width: int, seconds: float) -> None:
-        self.width, self.fingerprint, self.seconds = width, f"colours{width}", seconds
+        super().__init__(width)
+        self.seconds = seconds
 
     def images(self, encoded: Sequence[bytes]) -> Rows:
         time.sleep(self.seconds)
-        return self._rows([np.asarray(Image.open(io.BytesIO(one)).resize((2, 2))).reshape(-1)[: self.width] for one in encoded])
-
-    def texts(self, captions: Sequence[str]) -> Rows:
-        return self._rows([np.bincount(np.frombuffer(one.encode(), np.uint8) % self.width, minlength=self.width) for one in captions])
-
-    def _rows(self, held: list[np.ndarray]) -> Rows:
-        rows = np.array(held, np.float32).reshape(len(held), self.width) + 1
-        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+        return super().images(encoded)
 
 
 def recipe(store: Path, **changes: object) -> Recipe:

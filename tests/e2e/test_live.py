@@ -21,7 +21,8 @@ from mrdist.data import order
 from mrdist.data.synthetic import SyntheticConfig
 from mrdist.prepare import prepare
 from mrdist.recipe import Recipe, Views, load
-from tests.e2e.test_prepare import Colours, ReadyConfig
+from tests.colours import Colours
+from tests.e2e.test_prepare import ReadyConfig
 
 RANKS, SECONDS = 2, 120
 SMALL = [

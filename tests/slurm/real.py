@@ -96,13 +96,15 @@ class Slurm:
 
         until(idle, within=within, what="all nodes idle")
 
-    def power_off(self, node: str) -> None:
-        """Pull the plug."""
+    @contextmanager
+    def without_power(self, node: str) -> Iterator[None]:
+        """The same cluster after the plug of a node was pulled; afterwards it is put back."""
         os.kill(int((self.folder / node / "pid").read_text()), 9)
-
-    def power_on(self, node: str) -> None:
-        """Put it back."""
-        self.on("login", "bash", str(HERE / "node.sh"), str(self.folder), node)
+        try:
+            yield
+        finally:
+            self.on("login", "bash", str(HERE / "node.sh"), str(self.folder), node)
+            self.await_idle()
 
     @contextmanager
     def configured(self, line: str, instead: str) -> Iterator[None]:

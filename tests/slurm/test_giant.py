@@ -171,12 +171,8 @@ def test_a_preempted_job_goes_on_later(slurm: Slurm, lab: Path, undisturbed: Job
 def test_a_power_failure_that_slurm_notices_loses_nothing(slurm: Slurm, lab: Path, undisturbed: Job, node: str) -> None:
     job = submit(slurm, lab)
     job.reaches(30)
-    slurm.power_off(node)
-    try:
+    with slurm.without_power(node):
         job.ends()
-    finally:
-        slurm.power_on(node)
-        slurm.await_idle()
     assert job.facts["Restarts"] == "1"
     assert node not in job.facts["NodeList"]
     assert_nothing_was_lost(job, undisturbed)
@@ -187,12 +183,8 @@ def test_until_slurm_notices_a_power_failure_the_other_nodes_go_on(slurm: Slurm,
     with slurm.configured("SlurmdTimeout=10", "SlurmdTimeout=300"):
         job = submit(slurm, lab)
         job.reaches(30)
-        slurm.power_off("node2")
-        try:
+        with slurm.without_power("node2"):
             job.ends()
-        finally:
-            slurm.power_on("node2")
-            slurm.await_idle()
     assert job.facts["Restarts"] == "0"
     # One rank adds up what two did, and seventy steps go by: seen were 1e-4 of the loss, 5e-3 of a gradient norm.
     assert_nothing_was_lost(job, undisturbed, within=2e-2)

@@ -100,12 +100,8 @@ def loses_power(slurm: Slurm, lab: Path) -> Job:
     """A job whose second node has lost its power after the first checkpoint."""
     job = submit(slurm, lab)
     job.reaches(45)
-    slurm.power_off("node2")
-    try:
+    with slurm.without_power("node2"):
         job.ends()
-    finally:
-        slurm.power_on("node2")
-        slurm.await_idle()
     assert job.facts["Restarts"] == "1"
     assert job.facts["NodeList"] == "node[1,3]"
     return job
