@@ -15,7 +15,9 @@ python=${PYTHON:-python3} venv=${VENV:-.venv} what=${1:-.}
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$(grep '^uv==' constraints.txt)"
 
-install() { "$venv/bin/uv" pip install --python "$venv/bin/python" --constraint constraints.txt "$@" --editable "$what"; }
+# Bytecode now, once: where Python may not write it later (a read-only image, PYTHONDONTWRITEBYTECODE), every rank and worker
+# would compile torch and DeepSpeed anew, which takes longer than importing them.
+install() { "$venv/bin/uv" pip install --compile-bytecode --python "$venv/bin/python" --constraint constraints.txt "$@" --editable "$what"; }
 
 if [ -n "${PIP_FIND_LINKS:-}" ] && ! command -v nvidia-smi >/dev/null; then
     install --find-links "$PIP_FIND_LINKS"

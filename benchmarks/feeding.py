@@ -5,8 +5,8 @@
 Each student trains twice on a private Ray: first beside the pipeline, on a store that grows, then on what that has made. The first one
 takes shapes much faster than one renderer draws them, the last one more slowly. Shapes are the embedded solids, 12 views of 64 pixels; the
 teacher is a small CLIP with nearly random weights, ready from the start. Rank, renderer and teacher want three cores: with fewer, they
-take turns, and what the rank loses to the others shows in its rate. The first step of a run compiles the loss: it stands by itself, and
-the pipeline goes on meanwhile.
+take turns, and what the rank loses to the others shows in its rate. The first step of a run imports and allocates: it stands by itself,
+and the pipeline goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def said(taken: list[dict[str, float]]) -> str:
 
 def main() -> None:
     shapes = int(sys.argv[1]) if len(sys.argv) > 1 else 1200
-    settings.here = lambda: Node("here", 4)
+    settings.here = lambda: Node("here", 3)
     with tempfile.TemporaryDirectory() as temporary, joined():
         import ray
 

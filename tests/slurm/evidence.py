@@ -29,9 +29,10 @@ def assert_nothing_was_lost(job: Job, undisturbed: Job, *, within: float = 0.0) 
     """The same shapes in every step, every one once per epoch; the same curve, bit for bit or `within` a relative difference."""
     assert once_per_epoch(job)
     assert [step["shapes"] for step in job.steps] == [step["shapes"] for step in undisturbed.steps]
-    for name in ("loss", "terms", "gradient_norm"):
-        curve, expected = [step[name] for step in job.steps], [step[name] for step in undisturbed.steps]
-        assert curve == (pytest.approx(expected, rel=within) if within else expected), name
+    for step, expected in zip(job.steps, undisturbed.steps, strict=True):
+        for name in ("loss", "terms", "gradient_norm"):
+            wanted = pytest.approx(expected[name], rel=within) if within else expected[name]
+            assert step[name] == wanted, f"{name} of step {step['step']}"
     assert (job.folder / "report.json").is_file()
     assert (job.folder / "done").is_file()
     print(f"between two steps at most {stood_still(job):.0f} s")
