@@ -6,9 +6,10 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -41,7 +42,7 @@ def doctor(words: Sequence[str], flags: Flags) -> int:
 
 def examine(recipe: Recipe | None) -> Iterator[Finding]:
     """Every finding on this machine, and on `recipe` if one is given. A check that breaks is a finding too."""
-    checks: list[Callable[[], Iterator[Finding]]] = [_python, _torch, _torchvision, _renderer, _zero, _memory, _files]
+    checks: list[Callable[[], Iterator[Finding]]] = [_python, _torch, _bytecode, _torchvision, _renderer, _zero, _memory, _files]
     if recipe is not None:
         checks.append(lambda: _recipe(recipe))
     for check in checks:
@@ -51,7 +52,7 @@ def examine(recipe: Recipe | None) -> Iterator[Finding]:
             yield Finding(
                 "fail",
                 f"{getattr(check, '__name__', 'recipe').strip('_')}: {type(wrong).__name__}: {wrong}",
-                "reinstall: make clean && make .venv",
+                "reinstall: make clean && make .venv/ready",
             )
 
 
@@ -87,6 +88,18 @@ def _torch() -> Iterator[Finding]:
         yield Finding("ok", f"torch {torch.__version__} · no GPU: smoke and furniture run on the CPU, larger students want a GPU")
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         yield Finding("warn", "torch has no gloo: no run on several processes", "install an ordinary build of torch")
+
+
+def _bytecode() -> Iterator[Finding]:
+    import torch
+
+    source = Path(torch.__file__)
+    if not Path(cache_from_source(str(source))).is_file():  # nor could importing it write any
+        yield Finding(
+            "warn",
+            "torch has no bytecode: every rank and worker compiles all that it imports anew, and starts seconds later",
+            f"{sys.executable} -m compileall -q -j 0 {source.parents[1]}",
+        )
 
 
 def _torchvision() -> Iterator[Finding]:

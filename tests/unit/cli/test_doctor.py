@@ -1,0 +1,22 @@
+"""What the doctor finds, and that its remedies cure."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from mrdist.cli.doctor import examine
+
+
+def test_an_installation_without_bytecode_is_noticed_and_its_remedy_cures_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "torch" / "__init__.py"
+    source.parent.mkdir()
+    source.write_text("")
+    monkeypatch.setattr(torch, "__file__", str(source))
+    (finding,) = [found for found in examine(None) if "bytecode" in found.what]
+    assert finding.level == "warn"
+    subprocess.run(finding.remedy.split(), check=True, timeout=60)
+    assert not [found for found in examine(None) if "bytecode" in found.what]
