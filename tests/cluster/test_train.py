@@ -228,7 +228,8 @@ def test_a_job_on_two_nodes_that_have_only_what_it_brings_along_trains_as_torchr
     with ExitStack() as nodes:
         for start in (heads, [*ray, "start", f"--address=127.0.0.1:{head}"]):
             folder = nodes.enter_context(tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True))
-            node = subprocess.Popen([*start, *words, f"--temp-dir={folder}"], env=quiet, start_new_session=True)
+            own = [f"--temp-dir={folder}", f"--dashboard-agent-listen-port={free_port()}"]  # another Ray may have the usual one
+            node = subprocess.Popen([*start, *words, *own], env=quiet, start_new_session=True)
             nodes.callback(os.killpg, node.pid, signal.SIGKILL)
             until(lambda: run(*ray, "health-check", f"--address=127.0.0.1:{head}").returncode == 0, "Ray")
         until(lambda: "/4.0 CPU" in run(*ray, "status", f"--address=127.0.0.1:{head}").stdout, "two nodes")
