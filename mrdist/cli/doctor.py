@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -98,7 +99,7 @@ def _bytecode() -> Iterator[Finding]:
         yield Finding(
             "warn",
             "torch has no bytecode: every rank and worker compiles all that it imports anew, and starts seconds later",
-            f"{sys.executable} -m compileall -q -j 0 {source.parents[1]}",
+            shlex.join([sys.executable, "-m", "compileall", "-q", "-j", "0", str(source.parents[1])]),
         )
 
 

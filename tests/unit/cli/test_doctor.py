@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from mrdist.cli.doctor import examine
 
 
 def test_an_installation_without_bytecode_is_noticed_and_its_remedy_cures_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tmp_path / "torch" / "__init__.py"
-    source.parent.mkdir()
+    source = tmp_path / "site packages" / "torch" / "__init__.py"
+    source.parent.mkdir(parents=True)
     source.write_text("")
     monkeypatch.setattr(torch, "__file__", str(source))
     (finding,) = [found for found in examine(None) if "bytecode" in found.what]
     assert finding.level == "warn"
-    subprocess.run(finding.remedy.split(), check=True, timeout=60)
+    subprocess.run(shlex.split(finding.remedy), check=True, timeout=60)
     assert not [found for found in examine(None) if "bytecode" in found.what]
