@@ -33,7 +33,8 @@ class Stop:
         """Whether somebody asked."""
         if self._file is not None and not self._asked and time.monotonic() - self._looked >= self._every:
             self._looked = time.monotonic()
-            self._asked = self._file.exists()
+            if self._file.exists():  # never assigned from it: a signal may be heard while it looks
+                self._asked = True
         return self._asked
 
     def close(self) -> None:
