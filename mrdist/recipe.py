@@ -60,6 +60,7 @@ class Pools:
     ahead: int = 2  # units that may wait for each teacher: what bounds the memory that waits
     retries: int = 2  # times that a unit is begun again after its renderer died, before its shapes are tried one by one
     restarts: int = 20  # times that ranks are started again, without a step in between, before the job gives up
+    regroup: float = 300.0  # seconds that more ranks must save before all of them are started again for it: a start costs about a minute
 
 
 @dataclass(frozen=True)

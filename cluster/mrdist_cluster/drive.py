@@ -13,7 +13,7 @@ from mrdist.cli.main import DONE, STOPPED
 from mrdist.errors import RanksError
 from mrdist.recipe import Recipe
 from mrdist.training import checkpoint
-from mrdist.training.stopping import Stop
+from mrdist.training.stopping import REGROUP, STOP, Stop
 from mrdist_cluster.attempts import Beside, insist
 from mrdist_cluster.standing import recent
 
@@ -37,30 +37,34 @@ def drive(
     train: Callable[[int], None],
     feed: Callable[[Callable[[], bool]], None],
     fed: Callable[[], int],
-    look: Callable[[int], None],
+    look: Callable[[int], bool],
     every: float = 10.0,
 ) -> int:
     """Train the run of a folder; returns the exit code of the command.
 
     Args:
         fit: ranks that the cluster has room for now.
-        train: trains on so many ranks, in this call, until they end.
+        train: trains on so many ranks, in this call, until they end: the run is done, or was asked to stop.
         feed: prepares what is not prepared, beside them, until what it is given says that it is to end.
         fed: how much of it is done.
-        look: called every `every` seconds meanwhile, with the number of ranks.
+        look: called every `every` seconds meanwhile, with the number of ranks; whether they are to start again, as many as fit.
 
     Signals and the file `stop` end a run as they do without a cluster (`mrdist.training.stopping`).
 
     Raises:
         MrdistError: what a rank or the pipeline says is wrong, or that one of them does not get on.
     """
-    stop, ranks, over = Stop(run / "stop"), 0, threading.Event()
+    stop, ranks, over = Stop(run / STOP), 0, threading.Event()
     again = partial(insist, most=recipe.pools.restarts, unless=lambda: stop.asked)
 
     def attempt() -> None:
         nonlocal ranks
-        ranks = await_room(fit)
-        train(ranks)
+        while True:
+            ranks = await_room(fit)
+            (run / REGROUP).unlink(missing_ok=True)
+            train(ranks)
+            if stop.asked or (run / STOP).exists() or (run / "done").exists() or not (run / REGROUP).exists():
+                return
 
     feeding = Beside(partial(again, lambda: feed(over.is_set), "the pipeline", got=fed), "pipeline")
     training = Beside(partial(again, attempt, "training", got=partial(saved, run)), "ranks")
@@ -72,13 +76,14 @@ def drive(
                 feeding.result()
             if stop.asked:
                 asked = asked or now
-                (run / "stop").touch()  # again and again: ranks that only now begin take it away
+                (run / STOP).touch()  # again and again: ranks that only now begin take it away
                 if now - asked > (ENDING if taken(run) > saved(run) else IDLE):
                     logger.warning("the ranks did not end by themselves; what they did since step %d will be done again", saved(run))
                     return STOPPED
             if now - looked > every:
                 looked = now
-                look(ranks)
+                if look(ranks):
+                    (run / REGROUP).touch()
             time.sleep(0.5)
         training.result()
     finally:

@@ -16,6 +16,7 @@ class Follower:
         self._file, self._recipe = run / "metrics.jsonl", recipe
         self._seen = ""  # the time of the last step that was told; a run that goes on from a checkpoint takes some steps again
         self.step = 0
+        self.left = 0.0  # seconds of computing that are left, as far as the last line tells
         self.line()
 
     def line(self) -> str:
@@ -27,6 +28,7 @@ class Follower:
         seconds, waited = (sum(step[name] for step in steps) for name in ("seconds", "wait"))
         rate = len(steps) * self._recipe.batch / seconds
         left = seconds / len(steps) * (self._recipe.steps - self.step)
+        self.left = (1 - waited / seconds) * left
         return (
             f"step {self.step}/{self._recipe.steps}   loss {steps[-1]['loss']:.3f}   {rate:.3g} shapes/s"
             f"   wait {waited / seconds:.0%}   left {duration(left)}"

@@ -20,6 +20,7 @@ from mrdist.errors import MrdistError, RecipeError
 from mrdist.presets import layers
 from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe, plain, to_yaml
+from mrdist.training.stopping import REGROUP, STOP
 
 FREE = ("steps", "workers", "device", "runs", "store", "live", "pools", "engine", "watch", "evaluate")
 """Keys of a recipe that may change when a run goes on: they decide how long, where and how often, not what is learnt."""
@@ -76,7 +77,7 @@ def _lay_out(folder: Path, recipe: Recipe) -> None:
             raise RecipeError(
                 what=str(folder), got=f"another recipe: {', '.join(changed)}", wanted="the recipe of this run", try_="a new run folder"
             )
-        for name in ("stop", "done"):
+        for name in (STOP, REGROUP, "done"):
             (folder / name).unlink(missing_ok=True)
         if (folder / "why.txt").is_file():
             os.replace(folder / "why.txt", folder / "why-before.txt")

@@ -26,7 +26,7 @@ from mrdist.training import checkpoint, rng, why
 from mrdist.training import folder as folders
 from mrdist.training.engine import Engine, Make
 from mrdist.training.reading import Reading, read
-from mrdist.training.stopping import Stop
+from mrdist.training.stopping import REGROUP, STOP, Stop
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -76,7 +76,7 @@ class Run:
     best: tuple[float, int] | None = None  # the best of what was evaluated, and its step
 
     def __post_init__(self) -> None:
-        self._stop = Stop(self.folder / "stop" if self.ranks.first else None)
+        self._stop = Stop(*(self.folder / name for name in (STOP, REGROUP) if self.ranks.first))
         self._agreed_to_stop = False
         self._reading: Reading | None = None
         self._log = folders.log_to(self.folder / "ranks" / f"{self.ranks.rank:04d}.log")

@@ -208,6 +208,23 @@ def test_when_a_node_leaves_fewer_ranks_go_on_and_a_node_that_joins_is_used_by_t
 
 
 @drill
+def test_once_all_is_prepared_ranks_start_again_with_the_places_of_renderers_and_teachers(
+    cluster: str, lab: Path, torchrun: Path, drive: Callable[..., Driver]
+) -> None:
+    words = ("pools.trainer_cores=3", "pools.regroup=0")  # of six cores: one rank beside a renderer and a teacher, then two
+    driver = drive("runs=grown", "store=grown-store", *words, RAY_ADDRESS=cluster)
+    assert driver.ends() == 0, driver.said.read_text()
+    run = the_run(lab / "grown")
+    said = (run / "ranks" / "0000.log").read_text()
+    assert said.index("on 1 ranks") < said.index("on 2 ranks")
+    assert "room for 2 ranks by now: all start again" in driver.said.read_text()
+    assert "fell at" not in driver.said.read_text()
+    assert_every_shape_is_trained_once_per_epoch(run)
+    assert [step["shapes"] for step in steps(run)] == [step["shapes"] for step in steps(torchrun)]
+    assert [step["loss"] for step in steps(run)] == pytest.approx([step["loss"] for step in steps(torchrun)], rel=1e-2)
+
+
+@drill
 def test_a_job_on_two_nodes_that_have_only_what_it_brings_along_trains_as_torchrun(lab: Path, torchrun: Path) -> None:
     job = lab / "job"
     job.mkdir()

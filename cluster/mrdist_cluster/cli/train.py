@@ -10,6 +10,7 @@ from pathlib import Path
 from mrdist.cli.contradictions import contradictions
 from mrdist.cli.main import DONE, STOPPED, Flags
 from mrdist.errors import RecipeError
+from mrdist.progress import duration
 from mrdist.recipe import Recipe, to_yaml
 from mrdist_cluster.begin import alone, is_prepared, meant
 from mrdist_cluster.status import Follower, Heard
@@ -65,13 +66,17 @@ def _driven(recipe: Recipe, run: Path, *, quiet: bool) -> int:
                 run_pipeline(recipe, share, heard, asked=asked, step=lambda: follower.step)
                 prepared = True
 
-        def look(ranks: int) -> None:
+        def look(ranks: int) -> bool:
             nonlocal told
+            words = [follower.line(), heard.line()]
             before, told = told, fit()
-            more = f"there is room for {told} ranks by now: the next start takes them" if told > ranks > 0 and told != before else ""
-            line = "   ".join(filter(None, [follower.line(), heard.line(), more]))
-            if line and not quiet:
-                print(line, flush=True)
+            saves = follower.left * (1 - ranks / told) if told > ranks > 0 else 0.0
+            if saves and told != before:
+                start = f"all start again, which saves {duration(saves)}" if saves > recipe.pools.regroup else "the next start takes them"
+                words.append(f"there is room for {told} ranks by now: {start}")
+            if any(words) and not quiet:
+                print("   ".join(filter(None, words)), flush=True)
+            return saves > recipe.pools.regroup
 
         seat = {"CPU": share.train.cores, "GPU": share.train.gpus}
         code = drive(run, recipe, fit=fit, train=partial(train_ranks, run, resources=seat), feed=feed, fed=lambda: heard.done, look=look)

@@ -31,9 +31,16 @@ def checkpoint(run: Path, step: int) -> None:
     (folder / "index.json").touch()
 
 
-def driven(run: Path, train: Callable[[int], None], *, feed: Callable[[Callable[[], bool]], None] = lambda asked: None) -> int:
+def driven(
+    run: Path,
+    train: Callable[[int], None],
+    *,
+    feed: Callable[[Callable[[], bool]], None] = lambda asked: None,
+    fit: Callable[[], int] = lambda: 2,
+    look: Callable[[int], bool] = lambda ranks: False,
+) -> int:
     run.mkdir(exist_ok=True)
-    return drive(run, SMOKE, fit=lambda: 2, train=train, feed=feed, fed=lambda: 0, look=lambda ranks: None, every=0.1)
+    return drive(run, SMOKE, fit=fit, train=train, feed=feed, fed=lambda: 0, look=look, every=0.1)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +132,36 @@ def test_a_signal_becomes_a_stop_file_again_and_again_until_the_ranks_end(tmp_pa
     before = signal.getsignal(signal.SIGUSR1)
     assert driven(tmp_path, train) == 75
     assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_ranks_end_and_start_again_at_once_when_there_is_room_for_more_and_it_pays(tmp_path: Path) -> None:
+    begun: list[int] = []
+
+    def train(ranks: int) -> None:
+        begun.append(ranks)
+        if ranks < 4:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "regroup").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        else:
+            (tmp_path / "done").touch()
+
+    assert driven(tmp_path, train, fit=lambda: 4 if begun else 2, look=lambda ranks: ranks < 4) == 0
+    assert begun == [2, 4]
+    assert not (tmp_path / "stop").exists()
+
+
+def test_who_asks_for_the_end_gets_it_also_from_ranks_that_were_to_start_again(tmp_path: Path) -> None:
+    begun: list[int] = []
+
+    def train(ranks: int) -> None:
+        begun.append(ranks)
+        (tmp_path / "regroup").touch()
+        (tmp_path / "stop").touch()
+
+    assert driven(tmp_path, train) == 75
+    assert begun == [2]
 
 
 def test_ranks_that_have_taken_no_step_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,6 +264,7 @@ def test_a_line_tells_of_the_steps_since_the_last_one_also_after_a_restart(tmp_p
     assert follower.line() == ""
     take(range(1, 11), 1)
     assert follower.line() == "step 10/500   loss 2.000   256 shapes/s   wait 20%   left 4:05"
+    assert follower.left == pytest.approx(0.8 * 245)
     assert follower.line() == ""
     (tmp_path / "metrics.jsonl").write_text("")
     take(range(5, 7), 2)

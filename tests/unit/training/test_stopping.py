@@ -46,7 +46,7 @@ def test_the_file_is_heard_once_it_is_there_also_when_it_is_taken_away_again(tmp
 
 def test_a_second_interrupt_interrupts_and_whoever_listened_before_listens_again(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    stop = Stop(None)
+    stop = Stop()
     try:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked
