@@ -151,7 +151,7 @@ def _check(recipe: Recipe, on_gpus: bool, nodes: Sequence[Node]) -> None:
                 wanted="the least, at least 1, and the most",
                 try_=f"pools.{name}=[1,{max(1, many)}]",
             )
-    for name, least in (("renderer_cores", 1), ("trainer_cores", 1), ("ahead", 1), ("retries", 0), ("restarts", 0)):
+    for name, least in (("renderer_cores", 1), ("trainer_cores", 1), ("ahead", 1), ("retries", 0), ("restarts", 0), ("regroup", 0)):
         if getattr(pools, name) < least:
             raise RecipeError(what=f"pools.{name}", got=getattr(pools, name), wanted=f"at least {least}", try_=f"pools.{name}={least}")
     if pools.teacher_gpus > 1 and pools.teacher_gpus % 1:
