@@ -13,7 +13,7 @@ from mrdist.cli.train import new_folder
 from mrdist.data.claims import SILENCE, Claims
 from mrdist.errors import RecipeError
 from mrdist.prepare import brings
-from mrdist.prepare.units import finished, note_of
+from mrdist.prepare.prepared import complete
 from mrdist.prepare.work import Work, data_marker
 from mrdist.recipe import Recipe, load, to_yaml
 from mrdist_cluster.runs import listed
@@ -49,14 +49,7 @@ def is_prepared(recipe: Recipe) -> bool:
     """Whether nobody has to render or teach: every unit is there, and as long as it was when it was written."""
     if brings(recipe):
         return True
-    if recipe.redraw or not data_marker(recipe).exists():
-        return False
-    work = Work.open(recipe)
-    first = work.round()
-    note = note_of(first)
-    if note is None or not (finished(first.renders) and finished(first.triplets(note.teacher))):
-        return False
-    return not (work.undrawn(first) or work.untaught(first, note.teacher))
+    return data_marker(recipe).exists() and complete(Work.open(recipe))
 
 
 def _unfinished(recipe: Recipe) -> Path | None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrdist.errors import DataError
+from mrdist.errors import DataError, MrdistError
 from mrdist.evaluation.prompts import class_table, templates
 from mrdist.evaluation.report import Figures
 from mrdist.evaluation.retrieval import retrieval
@@ -91,7 +91,8 @@ def evaluate_store(
     rows = [int(row) for row in store.indices(split)]
     if not rows:
         raise DataError(what=f"split {split!r}", got="no shape", wanted="at least one", try_="another split")
-    points, counts = _embedded(encoder, store, rows, batch, ranks, progress)
+    unit, counts = _embedded(encoder, store, rows, batch, ranks, progress)
+    points = unit.cpu().numpy()
     about = [_about(store[row]) for row in rows]
     named = [i for i, shape in enumerate(about) if shape.category]
     names = sorted({about[i].category for i in named}) if classes is None else list(classes)
@@ -114,7 +115,8 @@ def evaluate_store(
     found = None
     if named:
         labels = np.array([names.index(about[i].category) for i in named], dtype=np.int64)
-        found = zero_shot(points[named], labels, class_table(names, said, teacher.texts, progress=progress), names)
+        table = _class_table(names, said, teacher, unit, ranks, progress)
+        found = zero_shot(points[named], labels, table, names)
     image, image_of = _rows([shape.image for shape in about], points.shape[1])
     text, text_of = _rows([shape.text for shape in about], points.shape[1])
     return Figures(split, contract, found, retrieval(points, image, image_of, text, text_of))
@@ -132,9 +134,7 @@ def _about(triplet: Triplet) -> About:
     return About(triplet.id, triplet.category, triplet.image, triplet.text)
 
 
-def _embedded(
-    encoder: Embeds, store: Store, rows: Sequence[int], batch: int, ranks: Ranks, progress: Progress
-) -> tuple[NDArray[np.float32], int]:
+def _embedded(encoder: Embeds, store: Store, rows: Sequence[int], batch: int, ranks: Ranks, progress: Progress) -> tuple[Tensor, int]:
     """Unit rows of all shapes, `[N, E]`, and how many points the largest cloud has; every rank embeds each size-th shape."""
     each = -(-len(rows) // ranks.size)
     # The last round may have no shape for some ranks: they repeat one, so that all gather the same number of rows.
@@ -147,7 +147,27 @@ def _embedded(
         progress("embed", min((first + len(clouds)) * ranks.size, len(rows)), len(rows))
     everyones = ranks.gather(torch.cat(out)).reshape(ranks.size, each, -1).transpose(0, 1).reshape(ranks.size * each, -1)
     unit = torch.nn.functional.normalize(everyones[: len(rows)], dim=-1)
-    return unit.cpu().numpy(), int(ranks.largest(largest))
+    return unit, int(ranks.largest(largest))
+
+
+def _class_table(
+    names: Sequence[str], sentences: Sequence[str], teacher: Reads, like: Tensor, ranks: Ranks, progress: Progress
+) -> NDArray[np.float32]:
+    """Unit rows of all classes, `[C, E]`: the first rank asks the teacher, which may be gigabytes, and tells the others.
+
+    Args:
+        like: rows `[..., E]`, on the device where ranks talk.
+    """
+    rows, trouble = np.zeros((len(names), like.shape[1]), np.float32), None
+    if ranks.first:
+        try:
+            rows = class_table(names, sentences, teacher.texts, progress=progress)
+        except MrdistError as wrong:
+            trouble = wrong
+    trouble = ranks.objects(trouble)[0]
+    if trouble is not None:
+        raise trouble
+    return ranks.total(torch.from_numpy(rows).to(like.device)).cpu().numpy()
 
 
 def _rows(blocks: Sequence[NDArray[np.float16]], width: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from mrdist.data.renders import Drawn
 from mrdist.data.shards import Shards, unit_name
 from mrdist.errors import DataError
 from mrdist.prepare.brought import brings
-from mrdist.prepare.prepared import Prepared, open_prepared, opened
+from mrdist.prepare.prepared import Prepared, complete, open_prepared, opened
 from mrdist.prepare.units import announce, crew_of, finish_renders, finish_triplets, finished, learns, open_teacher, read_unit, teach_unit
 from mrdist.prepare.work import Round, Work
 from mrdist.progress import Progress, silent
@@ -34,7 +34,8 @@ def prepare(recipe: Recipe, progress: Progress = silent, *, thorough: bool = Fal
 
     Args:
         progress: told of "render" (shapes), "embed" (units of shapes), and what data and teachers do by themselves.
-        thorough: read all that is there and compare hashes; what is damaged is made again.
+        thorough: read all that is there and compare hashes, also of the teacher's weights; what is damaged or was said by another
+            teacher is made again. Otherwise no teacher is loaded where everything is there.
 
     Raises:
         DataError, TeacherError: what is missing, damaged or impossible.
@@ -44,6 +45,8 @@ def prepare(recipe: Recipe, progress: Progress = silent, *, thorough: bool = Fal
     if brings(recipe):
         return open_prepared(recipe)
     work = Work.open(recipe, progress)
+    if not thorough and complete(work):
+        return opened(work)
     first = work.round()
     teacher = _fitted(work, first, progress) if learns(recipe) else open_teacher(first, progress)
     announce(first, teacher)

@@ -14,11 +14,12 @@ from mrdist.data.triplets import TripletStore
 from mrdist.data.waiting import Wait
 from mrdist.errors import DataError
 from mrdist.prepare.brought import brings, brought
-from mrdist.prepare.units import Note, finished, known_teacher, note_of
+from mrdist.prepare.units import Note, finished, known_teacher, learns, note_of
 from mrdist.prepare.work import DataConfig, Work, data_marker
 from mrdist.progress import Progress, silent
 from mrdist.recipe import Recipe
 from mrdist.teachers.base import Teacher
+from mrdist.teachers.recalled import Recalled
 
 
 def _never(number: int) -> None:
@@ -38,7 +39,7 @@ class Prepared:
 
     @cached_property
     def teacher(self) -> Teacher:
-        """The teacher whose embeddings the store holds; loaded when first asked for."""
+        """The teacher whose embeddings the store holds; loaded when it is asked something new."""
         return self.open_teacher()
 
     @property
@@ -57,6 +58,18 @@ def open_prepared(recipe: Recipe) -> Prepared:
         store, open_teacher = brought(recipe)
         return Prepared(store, Catalog(store.folder, ()), Renders(store.folder, 0), open_teacher)
     return opened(Work(recipe, cast(DataConfig, recipe.data).open(Path(recipe.store), silent)))
+
+
+def complete(work: Work) -> bool:
+    """Whether nobody has to render or teach: every unit is there, and as long as it was when it was written.
+
+    False where views are redrawn: whether later rounds are there is not looked at.
+    """
+    first = work.round()
+    note = note_of(first)
+    if work.recipe.redraw or note is None or not (finished(first.renders) and finished(first.triplets(note.teacher))):
+        return False
+    return not (work.undrawn(first) or work.untaught(first, note.teacher))
 
 
 def opened(work: Work) -> Prepared:
@@ -108,5 +121,9 @@ def _prepared(work: Work, note: Note, renders: Renders, store: TripletStore) -> 
         folder = work.round(number).triplets(note.teacher)
         return TripletStore.open(folder) if finished(folder) else None
 
-    # The teacher that embedded is let go: a run needs its memory, and may never ask for it again.
-    return Prepared(store, work.catalog, renders, lambda: known_teacher(work.round()), later, work.order[0])
+    def teacher() -> Teacher:
+        # The one that embedded is let go: a run needs its memory, and asks it little.
+        said, made_here = Path(work.recipe.store) / "sentences", learns(work.recipe)
+        return Recalled(note.teacher, note.width, said, lambda: known_teacher(work.round()), made_here=made_here)
+
+    return Prepared(store, work.catalog, renders, teacher, later, work.order[0])

@@ -43,13 +43,17 @@ def cached_images(teacher: Teacher, cache: Cache, encoded: Sequence[bytes]) -> R
     return _cached(teacher, cache, encoded, [bytes.fromhex(digest(b"image\0" + picture)) for picture in encoded], teacher.images)
 
 
-def cached_texts(teacher: Teacher, cache: Cache, captions: Sequence[str]) -> Rows:
+def cached_texts(teacher: Teacher, cache: Cache, captions: Sequence[str], *, ask: Callable[[Sequence[str]], Rows] | None = None) -> Rows:
     """`teacher.texts(captions)`, computed only where the cache has no row; float16 precision, unit rows `[N, E]`.
+
+    Args:
+        ask: what computes them; None: `teacher.texts`.
 
     Raises:
         TeacherError: the cache belongs to another teacher.
     """
-    return _cached(teacher, cache, captions, [bytes.fromhex(digest(b"text\0" + caption.encode())) for caption in captions], teacher.texts)
+    keys = [bytes.fromhex(digest(b"text\0" + caption.encode())) for caption in captions]
+    return _cached(teacher, cache, captions, keys, ask or teacher.texts)
 
 
 def _cached(teacher: Teacher, cache: Cache, inputs: Sequence[Input], keys: Sequence[Key], embed: Callable[[Sequence[Input]], Rows]) -> Rows:

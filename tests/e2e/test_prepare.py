@@ -127,6 +127,21 @@ def test_a_second_time_nothing_is_done_and_nothing_is_asked(prepared: Prepared, 
     assert again.store.folder == prepared.store.folder
 
 
+def test_where_everything_is_there_no_teacher_is_loaded_unless_all_is_to_be_compared(
+    prepared: Prepared, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*given: object, **more: object) -> Colours:
+        raise AssertionError("loaded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ColoursConfig, "open", opened)
+        again = prepare(recipe(place))
+        assert (again.teacher.fingerprint, again.teacher.width) == ("colours12", 12)
+        with pytest.raises(AssertionError, match="loaded"):
+            prepare(recipe(place), thorough=True)
+    np.testing.assert_allclose(again.teacher.texts(["a chair"]), Colours(12).texts(["a chair"]), atol=1e-3)
+
+
 def test_other_ranks_open_what_the_first_prepared(prepared: Prepared, place: Path) -> None:
     opened = open_prepared(recipe(place))
     assert opened.store.folder == prepared.store.folder

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrdist.errors import DataError
+from mrdist.errors import DataError, TeacherError
 from mrdist.evaluation.report import Figures
 from mrdist.evaluation.store import common_contract, evaluate_store
 from mrdist.ranks import Ranks
@@ -87,6 +87,29 @@ def test_figures_do_not_depend_on_the_number_of_ranks(size: int) -> None:
     for held in on_ranks(size, measured):
         assert held.flat() == pytest.approx(wanted.flat())
         assert held.contract == wanted.contract
+
+
+class Absent(Letters):
+    """A teacher that is not there."""
+
+    def texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        raise TeacherError(what="teacher", got="nothing", wanted="weights", try_="look")
+
+
+def told_by_the_first(ranks: Ranks) -> tuple[float, str]:
+    held = evaluate_store(Means(), Shelf(), "test", Letters() if ranks.first else Absent(), batch=2, ranks=ranks)
+    assert held.zero_shot is not None
+    try:
+        evaluate_store(Means(), Shelf(), "test", Absent() if ranks.first else Letters(), batch=2, ranks=ranks)
+    except TeacherError as wrong:
+        return held.zero_shot.top1, str(wrong)
+    return held.zero_shot.top1, ""
+
+
+def test_only_the_first_rank_asks_the_teacher_and_all_hear_what_is_wrong_with_it() -> None:
+    for top1, wrong in on_ranks(3, told_by_the_first):
+        assert top1 == 1.0
+        assert "wanted weights" in wrong
 
 
 def test_more_classes_than_a_split_has_make_it_harder_not_impossible() -> None:
