@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,14 +15,18 @@ from mrdist.recipe import load
 
 def prepare(words: Sequence[str], flags: Flags) -> int:
     """Meshes -> views -> embeddings -> triplets; a re-run does only what is missing, and what it finds damaged."""
+    from mrdist.prepare import brings
     from mrdist.prepare import prepare as make
 
     if not words:
         raise RecipeError(what="mrdist prepare", got="nothing", wanted="a recipe", try_="mrdist prepare smoke")
     recipe = load(words[0], words[1:])
+    cores = len(os.sched_getaffinity(0))
     if flags.dry_run:
-        print(f"would render {recipe.name} with {recipe.workers} workers into {recipe.store}/")
+        print(f"would render {recipe.name} with {recipe.workers} workers on {cores} cores into {recipe.store}/")
         return DONE
+    if recipe.workers < cores and not (flags.quiet or flags.json or brings(recipe)):
+        print(f"{recipe.workers} of {cores} cores render: workers={cores} takes all")
     made = make(recipe, Screen(quiet=flags.quiet), thorough=True)
     if flags.json:
         print(json.dumps({"triplets": str(made.store.folder), "shapes": len(made.store), "skipped": made.skipped}))
