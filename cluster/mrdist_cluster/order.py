@@ -82,9 +82,12 @@ class Order:
         Raises:
             SlurmError: Slurm refuses.
         """
+        for run in runs:
+            if (run / "why.txt").is_file():  # of the start before: what comes now is not its end
+                os.replace(run / "why.txt", run / "why-before.txt")
         folder.mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for a log: a job without one fails without a word
         keep = [f"SBATCH_{key.upper()}" for key in ("partition", "account", "qos", "constraint") if not getattr(self.site, key)]
-        tasks = [Task(run.resolve()) for run in runs]
+        tasks = [Task(run.resolve(), self._gpus) for run in runs]
         if not self.local and not slurm.here():
             raise slurm.SlurmError(what=f"site {self.site.name}", got="no Slurm", wanted="squeue and sbatch", try_="site=local")
         with slurm.forgetting(keep):
@@ -101,10 +104,9 @@ class Order:
     def _local(self, folder: Path, tasks: Sequence[Task]) -> list[submitit.Job[None]]:
         """Ranks beside one another on this machine, which outlive the terminal they were started from."""
         sender = submitit.LocalExecutor(folder, max_num_timeout=WINDOWS)
-        gpus = 0 if self.allocation.device.name == "core" else self.allocation.per_node
         sender.update_parameters(
             timeout_min=60 * (self.allocation.hours or EVER), signal_delay_s=GRACE, tasks_per_node=self.allocation.per_node,
-            gpus_per_node=gpus, stderr_to_stdout=True,
+            gpus_per_node=self._gpus, stderr_to_stdout=True,
         )  # fmt: skip
         before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
         try:
@@ -118,8 +120,8 @@ class Order:
         site, allocation = self.site, self.allocation
         whole = allocation.per_node == site.gpus
         more: dict[str, object] = {"requeue": True}
-        if site.device != "core":
-            more["gpus-per-node"] = allocation.per_node
+        if self._gpus:
+            more["gpus-per-node"] = self._gpus
         if whole:
             more |= {"exclusive": True, "mem": 0}
         elif site.host:
@@ -136,6 +138,15 @@ class Order:
             additional_parameters=more,
         )  # fmt: skip
         return sender
+
+    @property
+    def _gpus(self) -> int:
+        """Of each node, one for each rank. What this machine has is looked at, as nobody wrote it down."""
+        if self.local:
+            import torch
+
+            return min(self.allocation.per_node, torch.cuda.device_count())
+        return 0 if self.site.device == "core" else self.allocation.per_node
 
     @property
     def _cores(self) -> int:

@@ -18,6 +18,7 @@ from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from mrdist_cluster import slurm
+from mrdist_cluster.node import check
 
 GRACE = 300
 """Seconds of warning that a job has before its end."""
@@ -33,6 +34,7 @@ class Task:
     """What submitit calls in each task, at the first start and after each return from the queue."""
 
     run: Path
+    gpus: int = 0  # that each node must have
 
     def __call__(self) -> None:
         """Train the run; a run that is done is left alone.
@@ -40,7 +42,7 @@ class Task:
         Raises:
             SystemExit: with the exit code of `mrdist train`, where the run is not done, and the job does not go back to the queue.
         """
-        from mrdist.cli.main import DONE, STOPPED, main
+        from mrdist.cli.main import DONE, STOPPED
 
         if (self.run / "done").exists():
             return
@@ -53,17 +55,26 @@ class Task:
         if here.cluster == "local":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # until the run listens itself
         if not first:
-            code = main(["train", str(self.run)])
+            code = self._train(here)
             # To have stopped is no failure here: a task that fails takes the first one along, which has to send the job back.
             sys.exit(DONE if code == STOPPED else code)
         with Ear(self.run / "stop", SAVE) as ear:
-            code = main(["train", str(self.run)])
+            code = self._train(here)
         if code == STOPPED and ear.heard:
             ear.send_back()
         if code == STOPPED and here.cluster == "slurm" and slurm.preempted(here.job_id):
             logger.info("preempted: Slurm sends the job back when its grace is over; to end now would be its own end")
             time.sleep(2 * GRACE)
         sys.exit(code)
+
+    def _train(self, here: JobEnvironment) -> int:
+        from mrdist.cli.main import carefully, main
+
+        def work() -> int:
+            check(self.run, self.gpus, rank=here.global_rank, size=here.num_tasks, host=here.hostname)
+            return main(["train", str(self.run)])
+
+        return carefully(work, verbose=False)
 
     def checkpoint(self) -> DelayedSubmission:
         """What goes on in the next window: the same. All that changes is in the run folder."""
