@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+INSTALL = "./install.sh '.[cluster]'"
+"""What brings the packages that not every installation has; in the checkout."""
+
 
 class MrdistError(Exception):
     """An error the user can fix; every message says what, got, wanted and what to try.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mrdist.cli.main import DONE, YOURS, Flags
+from mrdist.errors import INSTALL
 from mrdist.recipe import Recipe, load
 
 
@@ -131,7 +132,7 @@ def _zero() -> Iterator[Finding]:
     try:
         found = version("deepspeed")
     except PackageNotFoundError:
-        yield Finding("warn", "deepspeed is not installed: engine=plain only", "pip install 'mrdist[zero]'")
+        yield Finding("warn", "deepspeed is not installed: engine=plain only", INSTALL)
         return
     if found == "0.19.8":
         yield Finding("warn", "deepspeed 0.19.8 refuses parameters of no dimension", "pip install deepspeed==0.19.7")
@@ -172,9 +173,7 @@ def _recipe(recipe: Recipe) -> Iterator[Finding]:
     from mrdist.cli.contradictions import contradictions
 
     if recipe.engine.kind == "zero" and find_spec("deepspeed") is None:
-        yield Finding(
-            "fail", f"recipe {recipe.name} wants engine zero, and deepspeed is not installed", "pip install 'mrdist[zero]', or engine=plain"
-        )
+        yield Finding("fail", f"recipe {recipe.name} wants engine zero, and deepspeed is not installed", f"{INSTALL}, or engine=plain")
     problems = contradictions(recipe)
     for problem in problems:
         yield Finding("fail", str(problem.what) + f": got {problem.got}, wanted {problem.wanted}", problem.try_)

@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Protocol
 
-from mrdist.errors import RecipeError
+from mrdist.errors import INSTALL, RecipeError
 
 LOCAL = "local"
 LOG = "output.txt"
@@ -49,7 +49,7 @@ def launcher(name: str) -> Launch:
     table = {**{e.name: e.value for e in entry_points(group="mrdist.launchers")}, LOCAL: f"{__name__}:local"}
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1)
-        try_ = f"launcher={near[0]}" if near else "pip install 'mrdist[cluster]'"
+        try_ = f"launcher={near[0]}" if near else INSTALL
         raise RecipeError(what=f"launcher={name}", got="no such launcher", wanted=f"one of {', '.join(sorted(table))}", try_=try_)
     module, _, attribute = table[name].partition(":")
     found: Launch = getattr(import_module(module), attribute)

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from mrdist.errors import MrdistError, RecipeError
+from mrdist.errors import INSTALL, MrdistError, RecipeError
 
 DONE, YOURS, OURS, STOPPED = 0, 1, 2, 75
 """Exit codes: done; something the user can fix; a bug of ours; stopped, run the same again to go on."""
+
+EXTRAS = ("deepspeed", "ray", "submitit")
+"""Packages that come with `mrdist[cluster]` only."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,20 @@ def carefully(work: Callable[[], int], *, verbose: bool) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except Exception:
+    except Exception as wrong:
+        if isinstance(wrong, ModuleNotFoundError) and wrong.name in EXTRAS:
+            print(f"error: {missing(wrong.name)}", file=sys.stderr)
+            return YOURS
         import traceback
 
         traceback.print_exc()
         print("\nThis is a bug of mrdist, not of yours: please report it with the lines above.", file=sys.stderr)
         return OURS
+
+
+def missing(package: str) -> MrdistError:
+    """What to say where one of EXTRAS is not there."""
+    return MrdistError(what=package, got="not installed", wanted="what mrdist on a cluster stands on", try_=f"{INSTALL} in the checkout")
 
 
 def log_to_screen(*, verbose: bool = False) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mrdist.errors import RecipeError
+from mrdist.errors import INSTALL, RecipeError
 from mrdist.kinds import Part
 from mrdist.objectives.base import Loss, Objective
 from mrdist.ranks import Ranks
@@ -140,9 +140,7 @@ def deepspeed_for(device: torch.device) -> ModuleType:
     try:
         import deepspeed
     except ImportError as missing:
-        raise RecipeError(
-            what="engine zero", got=str(missing), wanted="DeepSpeed", try_="pip install 'mrdist[zero]', or engine=plain"
-        ) from None
+        raise RecipeError(what="engine zero", got=str(missing), wanted="DeepSpeed", try_=f"{INSTALL}, or engine=plain") from None
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # torch 2.13 renames the collectives that DeepSpeed calls, and says so at every place of a call.
     warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)

@@ -181,7 +181,7 @@ def test_pictures_and_averages_under_zero_3_are_those_of_the_plain_engine():
 
 def test_a_missing_deepspeed_is_said_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
-    with pytest.raises(RecipeError, match=r"pip install 'mrdist\[zero\]'"):
+    with pytest.raises(RecipeError, match=r"Try: \./install\.sh '\.\[cluster\]', or engine=plain"):
         deepspeed_for(CPU)
 
 

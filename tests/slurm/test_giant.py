@@ -17,7 +17,7 @@ from tests.slurm.conftest import ROOT
 from tests.slurm.evidence import assert_nothing_was_lost, once_per_epoch
 from tests.slurm.real import OVER, Job, Slurm, until
 
-pytest.importorskip("ray", reason="pretrain_giant.sh needs Ray: pip install mrdist[cluster]")
+pytest.importorskip("ray", reason="pretrain_giant.sh needs Ray: ./install.sh '.[cluster]'")
 
 SCRIPT = str(ROOT / "slurm" / "pretrain_giant.sh")
 
