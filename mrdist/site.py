@@ -6,6 +6,8 @@ A recipe never names a partition, an account or a card; a site never names a mod
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,24 @@ DEVICES = {
     )
 }
 
+EVER = 10_000.0
+"""Hours that no job lasts."""
+
+OURS = {
+    **{key: f"{key}: NAME, a key of the site" for key in ("partition", "account", "qos", "constraint")},
+    "time": "hours: 24, a key of the site",
+    "cpus-per-task": "cores: 96, a key of the site",
+    "nodes": "mrdist submit ... nodes=4",
+    **dict.fromkeys(("ntasks", "ntasks-per-node", "gpus-per-task"), "mrdist submit ... gpus=4"),
+    **dict.fromkeys(("array", "requeue", "no-requeue", "signal", "output", "error", "open-mode", "job-name"), "leave it out"),
+}
+"""Options of sbatch that a site does not say, and what to do instead."""
+
+LEAST = {int: 1, float: 0}
+WANTED = {str: "text", int: "a whole number, at least 1", float: "a number, not negative", dict: "options of sbatch"}
+EXAMPLES = {"setup": "|, and its lines below, indented", "hours": 24, "sbatch": "{reservation: lab, exclusive: false}"}
+"""Of values, by type and by key."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -59,6 +79,7 @@ class Site:
     host: float = 0.0  # GiB of a node's own memory; 0 = unknown
     inside: float = 10.0  # GB/s that a rank sends to its neighbours in the node
     between: float = 10.0  # GB/s that a rank sends to other nodes
+    sbatch: Mapping[str, str | float] = field(default_factory=dict, hash=False)  # more of its options; true = a flag, false = none of ours
 
     def allocation(self, *, nodes: int | None = None, gpus: int | None = None, memory: float | None = None) -> Allocation:
         """What a job gets: the whole site, or fewer nodes, fewer devices per node, other memory.
@@ -117,7 +138,8 @@ def read(name: str) -> Site:
     """A site by its name in `configs/site/`, or from a YAML file.
 
     Raises:
-        RecipeError: no such site, an unknown key (with the nearest one), or a value of another type.
+        RecipeError: no such site, an unknown key (with the nearest one), a value of another type, or a site of GPUs that does not
+            say which.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped() / "site" / f"{name}.yaml"
     if not path.is_file():
@@ -125,21 +147,49 @@ def read(name: str) -> Site:
         near = difflib.get_close_matches(name, known, n=1)
         wanted = f"one of {', '.join(known)}, or a file"
         raise RecipeError(what=f"site {name!r}", got="no such site", wanted=wanted, try_=f"site={near[0]}" if near else "site=PATH.yaml")
-    return _site({"name": path.stem, **layers(path)}, str(path))
+    return _site({"name": path.stem, **layers(path)}, path)
 
 
-def _site(tree: dict[str, Any], what: str) -> Site:
-    defaults: dict[str, Any] = {f.name: "" if f.name == "name" else f.default for f in fields(Site)}
-    for key, value in tree.items():
+def _site(tree: dict[str, Any], path: Path) -> Site:
+    defaults: dict[str, Any] = {f.name: getattr(Site, f.name, "") for f in fields(Site)} | {"sbatch": {}}
+    for key in tree:
         if key not in defaults:
             near = difflib.get_close_matches(key, defaults, n=1, cutoff=0.5)
             raise RecipeError(
-                what=f"{what}: {key}", got="a key that does not exist", wanted=f"one of {', '.join(defaults)}",
+                what=f"{path}: {key}", got="a key that does not exist", wanted=f"one of {', '.join(defaults)}",
                 try_=f"did you mean {near[0]!r}?" if near else "see configs/site/example.yaml",
             )  # fmt: skip
+    tree = {key: value for key, value in tree.items() if value is not None or type(defaults[key]) in (int, float)}
+    for key, value in tree.items():
         kind = type(defaults[key])
         fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-        if not fits or (kind is not str and value < 0):
-            example = defaults[key] or ("NAME" if kind is str else 1)
-            raise RecipeError(what=f"{what}: {key}", got=repr(value), wanted=f"{kind.__name__}, not negative", try_=f"{key}: {example}")
-    return Site(**tree)
+        if not fits or (kind in LEAST and value < LEAST[kind]):
+            example = EXAMPLES.get(key, "NAME" if kind is str else defaults[key] or 1)
+            raise RecipeError(what=f"{path}: {key}", got=repr(value), wanted=WANTED[kind], try_=f"{key}: {example}")
+    # YAML reads 24:00:00 as a number of base 60.
+    if (clock := re.search(r"^hours: *(\d+:.*)", path.read_text(), re.MULTILINE)) or tree.get("hours", 0) > EVER:
+        got = clock[1] if clock else tree["hours"]
+        raise RecipeError(what=f"{path}: hours", got=got, wanted=f"a number of hours, at most {EVER:,.0f}", try_="hours: 24")
+    if "device" not in tree and (said := [f"{key}: {tree[key]}" for key in ("gpus", "partition") if tree.get(key, 1) not in (1, "")]):
+        raise RecipeError(
+            what=f"{path}: device", got=f"nothing beside {said[0]}",
+            wanted=f"one of {', '.join(DEVICES)}, or another name with memory, bf16 and fp32 beside it",
+            try_="device: h100, or device: core where ranks train on cores",
+        )  # fmt: skip
+    if (known := tree.get("device", "").lower()) in DEVICES:
+        tree["device"] = known
+    return Site(**{**tree, "sbatch": _options(tree.get("sbatch", {}), path)})
+
+
+def _options(said: dict[str, Any], path: Path) -> dict[str, str | float]:
+    """Options of sbatch, as sbatch spells them."""
+    options = {key.replace("_", "-"): value for key, value in said.items()}
+    for key, value in options.items():
+        what = f"{path}: sbatch.{key}"
+        if key in OURS:
+            raise RecipeError(what=what, got="what mrdist says itself", wanted="another option of sbatch", try_=OURS[key])
+        if not re.fullmatch(r"[a-z][a-z-]+", key):
+            raise RecipeError(what=what, got="no long name of an option", wanted="a name without dashes before it", try_="reservation: lab")
+        if not isinstance(value, str | float | int):
+            raise RecipeError(what=what, got=repr(value), wanted="text, a number, true or false", try_=f"{key}: VALUE")
+    return options

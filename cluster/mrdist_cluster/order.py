@@ -12,16 +12,13 @@ import submitit
 from submitit.core.utils import UncompletedJobError, environment_variables
 
 from mrdist.errors import RecipeError
-from mrdist.site import Allocation, Site, read
+from mrdist.site import EVER, Allocation, Site, read
 from mrdist_cluster import slurm
 from mrdist_cluster.runs import Submitted, note
 from mrdist_cluster.task import GRACE, Task
 
 HOURS = 24.0
 """Of a job where neither the words nor the site say it: what it does not finish, the next window does."""
-
-EVER = 10_000.0
-"""Hours that a run on this machine has, unless it is given fewer."""
 
 WINDOWS = 50
 """Times that a job may reach its end and go back to the queue."""
@@ -135,7 +132,7 @@ class Order:
             # have to stay longer than they.
             srun_args=[f"--cpus-per-task={self._cores}", "--kill-on-bad-exit=1", "--wait=0"],
             setup=[f"export {key}=${{{key}:-{value}}}" for key, value in self._surroundings().items()] + site.setup.splitlines(),
-            additional_parameters=more,
+            additional_parameters={key: value for key, value in {**more, **site.sbatch}.items() if value is not False},
         )  # fmt: skip
         return sender
 

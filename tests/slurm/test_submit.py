@@ -16,7 +16,7 @@ from mrdist.recipe import load, to_yaml
 from mrdist.training.folder import lines
 from tests.slurm.real import Slurm, until
 
-SITE = "partition: gpu\nnodes: 3\ngpus: 1\ncores: 4\nhours: 2\n"
+SITE = "partition: gpu\nnodes: 3\ngpus: 1\ncores: 4\ndevice: core\nhours: 2\n"
 CURVE = ("step", "loss", "terms", "gradient_norm", "shapes")
 
 drill = pytest.mark.drill

@@ -62,8 +62,19 @@ def test_several_runs_are_one_array_with_its_limit(site: str, tmp_path: Path) ->
     assert lines(Order.of({"site": site}, parallel=3).script(6, tmp_path, "x"))["array"] == "0-5%3"
 
 
+def test_the_options_of_a_site_come_last_and_take_away_what_we_say(site: str, tmp_path: Path) -> None:
+    with Path(site).open("a") as file:
+        file.write("sbatch: {reservation: lab, exclusive: user, mem: false, gpus-per-node: false, gres: 'gpu:8', oversubscribe: true}")
+    order = Order.of({"site": site})
+    asked = lines(order.script(1, tmp_path, "x"))
+    wanted = {"reservation": "lab", "exclusive": "user", "gres": "gpu:8", "oversubscribe": "yes", "requeue": "yes"}
+    assert {name: asked[name] for name in wanted} == wanted
+    assert not {"mem", "gpus-per-node"} & asked.keys()
+    assert lines(order.script(2, tmp_path, "x"))["reservation"] == "lab", "of arrays, too"
+
+
 def test_a_site_of_cores_asks_for_no_gpus(tmp_path: Path) -> None:
-    (tmp_path / "site.yaml").write_text("nodes: 3\ngpus: 2\ncores: 8\n")
+    (tmp_path / "site.yaml").write_text("nodes: 3\ngpus: 2\ncores: 8\ndevice: core\n")
     asked = lines(Order.of({"site": str(tmp_path / "site.yaml")}).script(1, tmp_path, "x"))
     assert "gpus-per-node" not in asked
     assert (asked["ntasks-per-node"], asked["cpus-per-task"]) == ("2", "4")
