@@ -131,7 +131,7 @@ class Order:
             # From Slurm 22.05 on srun does not inherit --cpus-per-task. A dead rank must not keep the others waiting; the first one may
             # have to stay longer than they.
             srun_args=[f"--cpus-per-task={self._cores}", "--kill-on-bad-exit=1", "--wait=0"],
-            setup=[f"export {key}=${{{key}:-{value}}}" for key, value in self._surroundings().items()] + site.setup.splitlines(),
+            setup=[f"export {key}=${{{key}:-{value}}}" for key, value in self._surroundings().items()] + guarded(site.setup),
             additional_parameters={key: value for key, value in {**more, **site.sbatch}.items() if value is not False},
         )  # fmt: skip
         return sender
@@ -161,6 +161,17 @@ class _Sender(submitit.SlurmExecutor):
     def affinity(cls) -> int:
         """A dry run needs no Slurm."""
         return 2
+
+
+TRAP = """trap 'code=$? line=$LINENO; [ ${#BASH_SOURCE[@]} -gt 1 ] || {
+  echo "error: setup of the site: got exit code $code from: $(sed -n "${line}p" "$0"), wanted 0. Try: that line on $(hostname)" >&2
+  exit $code; }' ERR"""
+"""For the lines of a script. In functions and files that they call many a line fails and means nothing by it: `set -e` would stop there."""
+
+
+def guarded(setup: str) -> list[str]:
+    """Lines of bash of which one that fails ends the script, by name."""
+    return [*TRAP.splitlines(), *setup.splitlines(), "trap - ERR"] if setup.strip() else []
 
 
 def number(name: str, value: str, *, whole: bool = True) -> float:

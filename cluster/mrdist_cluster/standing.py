@@ -94,7 +94,9 @@ def _state(folder: Path, job: Submitted | None, queue: dict[str, Queued]) -> tup
     if (folder / "why.txt").is_file():
         return "failed", ""
     begun = (folder / "ranks").is_dir() and any((folder / "ranks").iterdir())
-    return ("stopped" if begun else "new"), ""
+    if begun:
+        return "stopped", ""
+    return ("failed" if job is not None and Path(job.log).is_file() else "new"), ""
 
 
 def local_alive(job: Submitted) -> bool:

@@ -12,7 +12,7 @@ from mrdist.cli.main import DONE, Flags
 from mrdist.errors import RecipeError
 from mrdist_cluster import slurm
 from mrdist_cluster.cli.jobs import runs_folder
-from mrdist_cluster.runs import find
+from mrdist_cluster.runs import find, submitted
 from mrdist_cluster.standing import standing
 
 EVERY = 0.5
@@ -35,7 +35,7 @@ def logs(words: Sequence[str], flags: Flags) -> int:
     while True:
         # Looked at before the files: what a rank says last is read after its end is seen.
         goes_on = own.get("follow") == "true" and standing(folder, slurm.queue()).under_way
-        files = spoken(folder)
+        files = spoken(folder) or of_job(folder)
         if "rank" in own:
             files = [(label, file) for label, file in files if label == own["rank"]]
         if not files and not goes_on:
@@ -60,6 +60,12 @@ def spoken(folder: Path) -> list[tuple[str, Path]]:
     return sorted(
         found, key=lambda one: ([int(part) if part.isdigit() else part for part in re.split(r"(\d+)", one[0])], one[1].suffix == ".log")
     )
+
+
+def of_job(folder: Path) -> list[tuple[str, Path]]:
+    """Where a job speaks until its ranks do: Slurm, and the site's setup."""
+    job = submitted(folder, {})
+    return [("job", Path(job.log))] if job is not None and Path(job.log).is_file() else []
 
 
 def fresh(file: Path, read: dict[Path, int]) -> Iterator[str]:

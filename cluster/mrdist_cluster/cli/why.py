@@ -14,7 +14,7 @@ from mrdist_cluster import blame, slurm
 from mrdist_cluster.blame import Verdict
 from mrdist_cluster.cli.jobs import runs_folder
 from mrdist_cluster.cli.logs import spoken
-from mrdist_cluster.runs import find
+from mrdist_cluster.runs import JOBS, find
 from mrdist_cluster.standing import Standing, stamps, standing
 
 TOLD = re.compile(r"srun: error|slurmstepd: error|DUE TO|oom", re.IGNORECASE)
@@ -73,8 +73,11 @@ def _screen(run: Standing, verdict: Verdict | None) -> Iterable[str]:
 
 
 def _last_words(run: Standing, log: Path) -> Iterable[str]:
-    """What was said last, where no rank came so far as to leave a stamp."""
-    for label, file in [*spoken(run.folder), ("job", log)]:
+    """What was said last, where no rank came so far as to leave a stamp; what ranks of a job before said is not meant."""
+    note = run.folder / JOBS
+    since = note.stat().st_mtime if note.is_file() else 0.0
+    ranks = [(label, file) for label, file in spoken(run.folder) if file.stat().st_mtime >= since]
+    for label, file in [*ranks, ("job", log)]:
         if lines := _last(file, 8):
             yield f"the last of {label}:"
             yield from (f"  {line}" for line in lines)

@@ -80,6 +80,40 @@ def test_a_site_of_cores_asks_for_no_gpus(tmp_path: Path) -> None:
     assert (asked["ntasks-per-node"], asked["cpus-per-task"]) == ("2", "4")
 
 
+def ran(tmp_path: Path, setup: str) -> subprocess.CompletedProcess[str]:
+    """What bash makes of a job's script with a site's setup, where srun only says that it was called."""
+    (tmp_path / "quiet.sh").write_text("false\nexport OF_A_FILE=1\n")
+    (tmp_path / "site.yaml").write_text("device: core\nsetup: |\n" + "".join(f"  {line}\n" for line in setup.splitlines()))
+    script = tmp_path / "job.sh"
+    script.write_text(Order.of({"site": str(tmp_path / "site.yaml")}).script(1, tmp_path, "x").replace("\nsrun ", "\necho srun "))
+    return subprocess.run(["bash", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+
+
+@pytest.mark.parametrize(
+    "line", ["nosuch load 'cuda'", "source nowhere.sh", "(exit 3)", "module load cuda", "false && true; export A=$(false); B=$(false)"]
+)
+def test_a_line_of_setup_that_fails_ends_the_job_and_is_named(tmp_path: Path, line: str) -> None:
+    done = ran(tmp_path, f"module() {{ ls /nowhere; return 2; }}\n{line}\necho later")
+    assert done.returncode not in (0, None)
+    assert f"error: setup of the site: got exit code {done.returncode} from: {line}, wanted 0. Try: " in done.stderr
+    assert "later" not in done.stdout
+    assert "srun" not in done.stdout
+
+
+def test_setup_that_works_may_fail_within(tmp_path: Path) -> None:
+    lines = [
+        "module() { false; export LOADED=1; }",
+        "module load",
+        "source ./quiet.sh",
+        "if false; then true; fi",
+        "false || echo $OF_A_FILE$LOADED",
+    ]
+    done = ran(tmp_path, "\n".join(lines))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("11\nsrun ")
+    assert not done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
