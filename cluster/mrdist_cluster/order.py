@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,12 @@ WINDOWS = 50
 WORDS = ("site", "nodes", "gpus", "hours")
 """Words that say what is asked for."""
 
+KEYS = ("partition", "account", "qos", "constraint")
+"""Of a site, where a shell may say SBATCH_PARTITION=... as long as the site says nothing."""
+
+OPTIONS = ("reservation", "gres", "licenses", "exclusive", "mem", "exclude", "nodelist", "mail-type", "mail-user", "comment")
+"""Of sbatch, which stand in `sbatch` of a site."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -42,6 +48,10 @@ class Order:
         Raises:
             RecipeError: a word that is none of WORDS, a number that is none, or more than the site has.
         """
+        if of_site := [name for name in words if name in (*KEYS, *OPTIONS)]:
+            name, said = of_site[0], f"{of_site[0]}: {words[of_site[0]]}"
+            line = said if name in KEYS else f"sbatch: {{{said}}}"
+            raise RecipeError(what=name, got="a word", wanted="a line of the site file", try_=f"site=my.yaml, and in it {line}")
         if stray := [name for name in words if name not in WORDS]:
             raise RecipeError(what=stray[0], got="a word that means nothing here", wanted=f"one of {', '.join(WORDS)}", try_="site=NAME")
         if "site" not in words and slurm.here():
@@ -83,7 +93,7 @@ class Order:
             if (run / "why.txt").is_file():  # of the start before: what comes now is not its end
                 os.replace(run / "why.txt", run / "why-before.txt")
         folder.mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for a log: a job without one fails without a word
-        keep = [f"SBATCH_{key.upper()}" for key in ("partition", "account", "qos", "constraint") if not getattr(self.site, key)]
+        keep = [_variable(key) for key in KEYS if not getattr(self.site, key)]
         tasks = [Task(run.resolve(), self._gpus) for run in runs]
         if not self.local and not slurm.here():
             raise slurm.SlurmError(what=f"site {self.site.name}", got="no Slurm", wanted="squeue and sbatch", try_="site=local")
@@ -97,6 +107,11 @@ class Order:
         for run, one in zip(runs, given, strict=True):
             note(run, one)
         return given
+
+    def unheard(self, exported: Iterable[str]) -> list[str]:
+        """The options, as variables SBATCH_*, that a shell exports in vain: nobody says them."""
+        heard = [_variable(key) for key in (*KEYS, *self.site.sbatch)]
+        return [] if self.local else sorted(name for name in exported if name.startswith("SBATCH_") and name not in heard)
 
     def _local(self, folder: Path, tasks: Sequence[Task]) -> list[submitit.Job[None]]:
         """Ranks beside one another on this machine, which outlive the terminal they were started from."""
@@ -161,6 +176,10 @@ class _Sender(submitit.SlurmExecutor):
     def affinity(cls) -> int:
         """A dry run needs no Slurm."""
         return 2
+
+
+def _variable(option: str) -> str:
+    return f"SBATCH_{option.upper().replace('-', '_')}"
 
 
 TRAP = """trap 'code=$? line=$LINENO; [ ${#BASH_SOURCE[@]} -gt 1 ] || {

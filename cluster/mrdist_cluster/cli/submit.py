@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from mrdist.cli.main import DONE, Flags
 from mrdist.errors import RecipeError
 from mrdist.recipe import Recipe, load, plain, to_yaml
 from mrdist_cluster import slurm, sweep
-from mrdist_cluster.order import WORDS, Order, number
+from mrdist_cluster.order import KEYS, OPTIONS, WORDS, Order, number
 from mrdist_cluster.runs import submitted
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def submit(words: Sequence[str], flags: Flags) -> int:
     if not words or words[0].startswith("-"):
         raise RecipeError(what="mrdist submit", got=" ".join(words) or "nothing", wanted=USAGE, try_="mrdist submit smoke site=local")
     slurm.refuse_inside(os.environ)
-    source, changes = words[0], [word for word in words[1:] if _key(word) not in (*WORDS, "parallel", "width")]
+    source, changes = words[0], [word for word in words[1:] if _key(word) not in (*WORDS, *KEYS, *OPTIONS, "parallel", "width")]
     own = {_key(word): word.partition("=")[2] for word in words[1:] if word not in changes}
     width = int(number("width", own.pop("width"))) if "width" in own else None
     order = Order.of(own, parallel=int(number("parallel", own.pop("parallel", "256"))))
@@ -46,6 +47,9 @@ def submit(words: Sequence[str], flags: Flags) -> int:
     bills = [_bill(recipe, order.allocation, width) for recipe in recipes]
     if not flags.quiet and not flags.json:
         _show(bills)
+    if unheard := order.unheard(os.environ):
+        option = unheard[0].removeprefix("SBATCH_").lower().replace("_", "-")
+        print(f"not handed on: {', '.join(unheard)}; the site may say it: sbatch: {{{option}: ...}}", file=sys.stderr)
     folder, name = Path(recipes[0].runs) / ".submitted", recipes[0].name.replace("/", "-")
     if flags.dry_run:
         print(f"would start {order.allocation.ranks} ranks here" if order.local else order.script(len(recipes), folder.resolve(), name))

@@ -80,6 +80,14 @@ def test_a_site_of_cores_asks_for_no_gpus(tmp_path: Path) -> None:
     assert (asked["ntasks-per-node"], asked["cpus-per-task"]) == ("2", "4")
 
 
+def test_what_a_shell_exports_in_vain_is_known(site: str) -> None:
+    with Path(site).open("a") as file:
+        file.write("sbatch: {mail-type: END}\n")
+    shell = ["SBATCH_RESERVATION", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_MAIL_TYPE", "SLURM_JOB_ID", "PATH"]
+    assert Order.of({"site": site}).unheard(shell) == ["SBATCH_RESERVATION"]
+    assert Order.of({"site": "local"}).unheard(shell) == []
+
+
 def ran(tmp_path: Path, setup: str) -> subprocess.CompletedProcess[str]:
     """What bash makes of a job's script with a site's setup, where srun only says that it was called."""
     (tmp_path / "quiet.sh").write_text("false\nexport OF_A_FILE=1\n")
@@ -122,7 +130,9 @@ def test_setup_that_works_may_fail_within(tmp_path: Path) -> None:
         ({"nodes": "two"}, "a number above 0"),
         ({"nodes": "0"}, "a number above 0"),
         ({"gpus": "1.5"}, "a number above 0"),
-        ({"partition": "x"}, "one of site, nodes, gpus, hours"),
+        ({"walltime": "x"}, "one of site, nodes, gpus, hours"),
+        ({"partition": "x"}, "a line of the site file. Try: site=my.yaml, and in it partition: x"),
+        ({"reservation": "x"}, "a line of the site file. Try: site=my.yaml, and in it sbatch: {reservation: x}"),
     ],
 )
 def test_what_the_site_has_not_is_refused(site: str, words: dict[str, str], complaint: str) -> None:

@@ -1,0 +1,35 @@
+"""What `mrdist submit` makes of its words before anything is queued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mrdist.cli.main import DONE, YOURS, main
+from mrdist.recipe import load, to_yaml
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a site and two runs, from which one submits."""
+    (tmp_path / "my.yaml").write_text("partition: train\ndevice: core\n")
+    for name in ("2026-03-02-smoke-7f3a", "2026-03-02-smoke-90c1"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "recipe.yaml").write_text(to_yaml(load("smoke", ["seed=7"])))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_partition_belongs_into_the_site_file(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "smoke", "site=my.yaml", "partition=fast", "--dry-run"]) == YOURS
+    assert "partition: got a word, wanted a line of the site file" in capsys.readouterr().err
+
+
+def test_variables_that_are_dropped_are_named(lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBATCH_MEM_BIND", "none")
+    monkeypatch.setenv("SBATCH_PARTITION", "fast")
+    assert main(["submit", "smoke", "site=my.yaml", "--dry-run", "-q"]) == DONE
+    said = capsys.readouterr()
+    assert said.err == "not handed on: SBATCH_MEM_BIND; the site may say it: sbatch: {mem-bind: ...}\n"
+    assert "#SBATCH --partition=train" in said.out
