@@ -15,10 +15,12 @@ from mrdist.cli.contradictions import contradictions
 from mrdist.cli.evaluate import is_run
 from mrdist.cli.main import DONE, Flags
 from mrdist.errors import RecipeError
+from mrdist.presets import layers, presets
 from mrdist.recipe import Recipe, load, plain, to_yaml
 from mrdist_cluster import slurm, sweep
+from mrdist_cluster.cli.jobs import runs_folder
 from mrdist_cluster.order import KEYS, OPTIONS, WORDS, Order, number
-from mrdist_cluster.runs import submitted
+from mrdist_cluster.runs import find, listed, submitted
 
 if TYPE_CHECKING:
     from mrdist.site import Allocation
@@ -37,7 +39,7 @@ def submit(words: Sequence[str], flags: Flags) -> int:
     if not words or words[0].startswith("-"):
         raise RecipeError(what="mrdist submit", got=" ".join(words) or "nothing", wanted=USAGE, try_="mrdist submit smoke site=local")
     slurm.refuse_inside(os.environ)
-    source, changes = words[0], [word for word in words[1:] if _key(word) not in (*WORDS, *KEYS, *OPTIONS, "parallel", "width")]
+    source, changes = _meant(words), [word for word in words[1:] if _key(word) not in (*WORDS, *KEYS, *OPTIONS, "parallel", "width")]
     own = {_key(word): word.partition("=")[2] for word in words[1:] if word not in changes}
     width = int(number("width", own.pop("width"))) if "width" in own else None
     order = Order.of(own, parallel=int(number("parallel", own.pop("parallel", "256"))))
@@ -67,13 +69,21 @@ def submit(words: Sequence[str], flags: Flags) -> int:
     return DONE
 
 
+def _meant(words: Sequence[str]) -> str:
+    """The recipe or run folder of the first word; a run also by the end of its name, as the other verbs take it."""
+    _, root = runs_folder(words)
+    source = words[0]
+    if is_run(source) or source.endswith((".yaml", ".yml")) or source in presets("recipe"):
+        return source
+    return str(find(source, root)) if any(run.name.endswith(source) for run in listed(root)) else source
+
+
 def _key(word: str) -> str:
     return word.partition("=")[0]
 
 
 def _refuse_twice(folder: Path, recipes: Sequence[Recipe]) -> None:
     """A run folder is one run, of one recipe, in one job."""
-    from mrdist.presets import layers
     from mrdist.training.folder import differences
 
     if len(recipes) > 1:

@@ -33,3 +33,15 @@ def test_variables_that_are_dropped_are_named(lab: Path, capsys: pytest.CaptureF
     said = capsys.readouterr()
     assert said.err == "not handed on: SBATCH_MEM_BIND; the site may say it: sbatch: {mem-bind: ...}\n"
     assert "#SBATCH --partition=train" in said.out
+
+
+def test_a_run_goes_on_by_the_end_of_its_name(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "7f3a", "site=my.yaml", "--dry-run", "-q"]) == DONE
+    assert "#SBATCH --job-name=smoke" in capsys.readouterr().out
+    assert main(["submit", "7f3a", "site=my.yaml", "seed=9", "--dry-run", "-q"]) == YOURS
+    assert "2026-03-02-smoke-7f3a: got seed (7 before, 9 now), wanted the recipe of this run" in capsys.readouterr().err
+
+
+def test_a_recipe_that_is_mistyped_is_no_run(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "smok", "site=my.yaml", "--dry-run", "-q"]) == YOURS
+    assert "no such recipe" in capsys.readouterr().err
