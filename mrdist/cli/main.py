@@ -9,6 +9,7 @@ import argparse
 import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     flags, words = flags_in(words)
     if not words or words[0] in ("help", "-h", "--help"):
-        print(usage())
-        return DONE
+        return carefully(lambda: tell(words[1:]), verbose=flags.verbose)
     if words[0] == "--version":
         from mrdist import __version__
 
@@ -139,6 +139,26 @@ def find(verb: str) -> Verb:
     return found
 
 
+def tell(verbs: Sequence[str]) -> int:
+    """Print what a verb does, or which there are."""
+    print(about(verbs[0]) if verbs else usage())
+    return DONE
+
+
+def about(verb: str) -> str:
+    """What `mrdist VERB --help` says: USAGE of the verb's module, else its line above, and what its function promises.
+
+    Raises:
+        RecipeError: nobody knows the verb.
+    """
+    from inspect import getdoc, getmodule
+
+    found = find(verb)
+    _, line = VERBS.get(verb, ("", ""))
+    promise = re.split(r"\n+(?=Raises:)", getdoc(found) or "")[0]
+    return f"mrdist {verb} {getattr(getmodule(found), 'USAGE', line)}\n\n{promise}"
+
+
 def usage() -> str:
     """What `mrdist --help` says."""
     lines = ["mrdist VERB WORDS", "", "verbs"]
@@ -151,6 +171,7 @@ def usage() -> str:
     ]
     lines += [
         "",
+        "mrdist VERB --help says more of one.",
         "flags  --dry-run  say it, do nothing   --json  for machines   -q, -v  less, more   --version",
         "exit   0 done   1 you can fix it   2 a bug of ours   75 stopped: the same command goes on",
     ]
@@ -158,7 +179,7 @@ def usage() -> str:
 
 
 def flags_in(words: list[str]) -> tuple[Flags, list[str]]:
-    """The flags, wherever they stand, and the other words. `--help` stays: `mrdist train --help` is `mrdist --help`."""
+    """The flags, wherever they stand, and the other words; `--help` comes first: `mrdist train --help` is `mrdist help train`."""
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     reader.add_argument("--dry-run", action="store_true")
     reader.add_argument("--json", action="store_true")
@@ -166,5 +187,5 @@ def flags_in(words: list[str]) -> tuple[Flags, list[str]]:
     reader.add_argument("-v", "--verbose", action="store_true")
     known, rest = reader.parse_known_args(words)
     if any(word in ("-h", "--help") for word in rest):
-        rest = ["--help"]
+        rest = ["--help", *(word for word in rest if word not in ("-h", "--help", "help"))]
     return Flags(known.dry_run, known.json, known.quiet, known.verbose), rest

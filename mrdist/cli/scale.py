@@ -27,7 +27,14 @@ USAGE = "RECIPE [launcher=local|slurm|ray] [jobs=K] [launcher.key=value ...] [ke
 
 
 def scale(words: Sequence[str], flags: Flags) -> int:
-    """Train what is not done yet of a grid, then collect, fit and draw; the same command goes on from wherever it stopped."""
+    """Train what is not done yet of a grid, then collect, fit and draw; the same command goes on from wherever it stopped.
+
+    launcher=local       who starts the runs: this machine, slurm or ray
+    jobs=K               runs at once
+    launcher.site=NAME   of slurm: also launcher.nodes, .gpus and .hours, as in mrdist submit; of ray: launcher.cores and .gpus of each run
+    key=value            changes the recipe of all runs; grid.key=value the grid
+    --dry-run            lists the runs, with their flops
+    """
     if not words or "=" in words[0]:
         raise RecipeError(what="mrdist scale", got=" ".join(words) or "nothing", wanted=USAGE, try_="mrdist scale scaling/backbone jobs=2")
     changes, name, told = _told(words[1:])

@@ -15,11 +15,16 @@ from mrdist_cluster import slurm
 from mrdist_cluster.runs import find, listed
 from mrdist_cluster.standing import Standing, local_alive, standing
 
+USAGE = "[cancel RUN] [runs=FOLDER]"
 HEAD = ("job", "state", "step", "loss", "shapes/s", "left", "saved", "run")
 
 
 def jobs(words: Sequence[str], flags: Flags) -> int:
-    """`jobs [cancel RUN] [runs=FOLDER]`: how all runs stand, the youngest last; or end one for good.
+    """How all runs stand, whatever started them, the youngest last; or end one for good.
+
+    cancel RUN    a run folder, or any part of its name that no other has
+    runs=FOLDER   where run folders are; runs
+    --json        a list of rows
 
     Raises:
         RecipeError: a word that means nothing, or no such run.
@@ -30,7 +35,7 @@ def jobs(words: Sequence[str], flags: Flags) -> int:
         print(_cancel(standing(find(words[1], root), slurm.queue()), dry_run=flags.dry_run))
         return DONE
     if words:
-        raise RecipeError(what="mrdist jobs", got=" ".join(words), wanted="nothing, or cancel RUN", try_="mrdist jobs")
+        raise RecipeError(what="mrdist jobs", got=" ".join(words), wanted=USAGE, try_="mrdist jobs --help")
     queue = slurm.queue()
     runs = [standing(folder, queue) for folder in listed(root)]
     if flags.json:

@@ -15,12 +15,18 @@ from mrdist_cluster.cli.jobs import runs_folder
 from mrdist_cluster.runs import find, submitted
 from mrdist_cluster.standing import standing
 
+USAGE = "RUN [rank=N] [follow=true] [runs=FOLDER]"
 EVERY = 0.5
 """Seconds between two looks at the files of a run that goes on."""
 
 
 def logs(words: Sequence[str], flags: Flags) -> int:
-    """`logs RUN [rank=N] [follow=true] [runs=FOLDER]`: all that was said so far; with `follow=true` until the run is no longer under way.
+    """All that the ranks of a run said, each line behind its rank; what its job said, if none has spoken.
+
+    RUN           a run folder, or any part of its name that no other has
+    rank=N        of one rank only
+    follow=true   and what they say from now on, until the run is no longer under way
+    runs=FOLDER   where run folders are; runs
 
     Raises:
         RecipeError: no such run, or it has not that rank.
@@ -29,7 +35,7 @@ def logs(words: Sequence[str], flags: Flags) -> int:
     own = dict(word.split("=", 1) for word in words if "=" in word)
     names = [word for word in words if "=" not in word]
     if len(names) != 1 or set(own) - {"rank", "follow"}:
-        raise RecipeError(what="mrdist logs", got=" ".join(words) or "nothing", wanted="RUN [rank=N] [follow=true]", try_="mrdist jobs")
+        raise RecipeError(what="mrdist logs", got=" ".join(words) or "nothing", wanted=USAGE, try_="mrdist jobs")
     folder = find(names[0], root)
     read: dict[Path, int] = {}
     while True:

@@ -11,9 +11,14 @@ from mrdist.cli.screen import Screen
 from mrdist.errors import RecipeError
 from mrdist.recipe import load
 
+USAGE = "RECIPE [key=value ...]"
+
 
 def pipeline(words: Sequence[str], flags: Flags) -> int:
-    """Meshes -> views -> embeddings -> triplets on the cluster of RAY_ADDRESS, or on all of this machine; `--dry-run` prints the book.
+    """Meshes -> views -> embeddings -> triplets on the cluster of RAY_ADDRESS, or on all of this machine.
+
+    pools.renderers=[1,64]   least and most of them; also pools.teachers, and what each takes: mrdist config explain pools
+    --dry-run                the book: who would work on what
 
     Raises:
         RecipeError: no recipe, or it does not fit on the cluster.
@@ -23,7 +28,7 @@ def pipeline(words: Sequence[str], flags: Flags) -> int:
     from mrdist_cluster.settings import here, joined, nodes
 
     if not words:
-        raise RecipeError(what="mrdist pipeline", got="nothing", wanted="a recipe", try_="mrdist pipeline smoke")
+        raise RecipeError(what="mrdist pipeline", got="nothing", wanted=USAGE, try_="mrdist pipeline smoke")
     recipe = load(words[0], words[1:])
     if flags.dry_run and "RAY_ADDRESS" not in os.environ:
         print("\n".join(plan(recipe, [here()], training=False).lines()))

@@ -30,14 +30,21 @@ USAGE = "RECIPE|RUN [site=NAME] [nodes=N] [gpus=N] [hours=H] [parallel=N] [width
 
 
 def submit(words: Sequence[str], flags: Flags) -> int:
-    """`submit RECIPE site=NAME [key=a,b ...]`: plan every run, make its folder, hand all of them over.
+    """Plan every run, make its folder, hand all of them over; a run folder, or the end of its name, goes on.
+
+    site=NAME        where jobs go: a name in configs/site, a YAML file, or local: this machine, in the background
+    nodes=1 gpus=N   of each run; all GPUs of a node, unless fewer are said
+    hours=H          of a job, which goes back to the queue until its run is done; the site's longest
+    key=a,b          several runs, as one array; of them parallel=256 at once
+    width=N          of the teacher's embeddings, where nothing at hand says it
+    --dry-run        the bill, and the text that sbatch would get
 
     Raises:
         RecipeError: a run contradicts itself or does not fit, or the site has not what is asked for; nothing was submitted then.
         SlurmError: this is a job already, or Slurm refuses.
     """
     if not words or words[0].startswith("-"):
-        raise RecipeError(what="mrdist submit", got=" ".join(words) or "nothing", wanted=USAGE, try_="mrdist submit smoke site=local")
+        raise RecipeError(what="mrdist submit", got=" ".join(words) or "nothing", wanted=USAGE, try_="mrdist submit --help")
     slurm.refuse_inside(os.environ)
     source, changes = _meant(words), [word for word in words[1:] if _key(word) not in (*WORDS, *KEYS, *OPTIONS, "parallel", "width")]
     own = {_key(word): word.partition("=")[2] for word in words[1:] if word not in changes}

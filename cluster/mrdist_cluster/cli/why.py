@@ -17,6 +17,7 @@ from mrdist_cluster.cli.logs import spoken
 from mrdist_cluster.runs import JOBS, find
 from mrdist_cluster.standing import Standing, stamps, standing
 
+USAGE = "RUN [runs=FOLDER]"
 TOLD = re.compile(r"srun: error|slurmstepd: error|DUE TO|oom", re.IGNORECASE)
 """Lines of a job's log in which Slurm says what it did."""
 
@@ -30,14 +31,18 @@ REMEDIES = {
 
 
 def why(words: Sequence[str], flags: Flags) -> int:
-    """`why RUN [runs=FOLDER]`: from the run folder; with what Slurm says, where there is one.
+    """What became of a run, from its folder: the rank that was first to fail or to go quiet; with what Slurm says, where there is one.
+
+    RUN           a run folder, or any part of its name that no other has
+    runs=FOLDER   where run folders are; runs
+    --json        run, state and the first rank
 
     Raises:
         RecipeError: no such run.
     """
     words, root = runs_folder(words)
     if len(words) != 1:
-        raise RecipeError(what="mrdist why", got=" ".join(words) or "nothing", wanted="a run", try_="mrdist jobs")
+        raise RecipeError(what="mrdist why", got=" ".join(words) or "nothing", wanted=USAGE, try_="mrdist jobs")
     run = standing(find(words[0], root), slurm.queue())
     verdict = blame.first(blame.witnesses(run.folder / "why.txt"), stamps(run.folder), alive=run.under_way)
     if run.state == "done" or (run.state == "pending" and verdict is None):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mrdist.cli.main import EXTRAS, YOURS
+from mrdist.cli.main import DONE, EXTRAS, VERBS, YOURS, main
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -46,3 +46,31 @@ def test_the_packages_that_may_be_missing_are_those_of_the_extras() -> None:
     extras = setup["options.extras_require"]
     named = {line.split()[0].split("[")[0] for name in ("zero", "cluster") for line in extras[name].strip().splitlines()}
     assert set(EXTRAS) == named - {"mrdist"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("submit", ("site=NAME", "parallel=", "width=", "hours=", "--dry-run")),
+        ("jobs", ("cancel RUN", "runs=FOLDER")),
+        ("logs", ("rank=N", "follow=true", "runs=FOLDER")),
+        ("why", ("RUN", "runs=FOLDER")),
+        ("pipeline", ("RECIPE", "pools.renderers")),
+        ("scale", ("launcher=local|slurm|ray", "jobs=K", "launcher.site")),
+        *((verb, ()) for verb in VERBS),
+    ],
+)
+def test_every_verb_says_its_words(verb: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "smoke", "--help"]) == DONE
+    said = capsys.readouterr().out
+    assert said.startswith(f"mrdist {verb} ")
+    assert len(said.splitlines()) > 2, "and what it does"
+    assert "Raises" not in said
+    assert not [word for word in words if word not in said]
+    assert main(["help", verb]) == DONE
+    assert capsys.readouterr().out == said
+
+
+def test_help_of_a_verb_that_does_not_exist_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sumbit", "--help"]) == YOURS
+    assert "Try: mrdist submit" in capsys.readouterr().err
