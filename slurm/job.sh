@@ -4,8 +4,10 @@
 restart=${SLURM_RESTART_COUNT:-0} most=${MAX_RESTARTS:-50}
 gate_seconds=120
 save_seconds=240   # of the 300 that USR1 comes before the end
+ask_seconds=90     # a controller that restarts must not cost a run
 say() { echo "$(date +%FT%T) $SLURM_JOB_ID.$restart: $*"; }
-field() { scontrol show job "$SLURM_JOB_ID" | sed -nE "s/(.* )?$1=([^ ]*).*/\2/p" | head -n 1; }
+slurm() { timeout --signal=KILL 20 scontrol "$@"; }   # once TERM is ignored here, what we start ignores it, too
+field() { ask slurm show job "$SLURM_JOB_ID" | sed -nE "s/(.* )?$1=([^ ]*).*/\2/p" | head -n 1; }
 part() { local name=$1${SLURM_HET_SIZE:+_HET_GROUP_$2}; echo "${!name}"; }   # a variable of one part of a heterogeneous job
 source "$here/env.sh" || exit 1
 export GATE=${GATE:-bash $here/gate.sh} RUN=${RUNS:-runs}/$SLURM_JOB_NAME-$SLURM_JOB_ID
@@ -15,6 +17,14 @@ nodes() { # each node of the job, and behind it what makes srun start one task t
     for ((group = 0; group < ${SLURM_HET_SIZE:-1}; group++)); do
         scontrol show hostnames "$(part SLURM_JOB_NODELIST $group)" |
             sed "s/.*/& --nodelist=& --nodes=1 --ntasks=1 --overlap --mem=0${SLURM_HET_SIZE:+ --het-group=$group}/"
+    done
+}
+
+ask() { # ask COMMAND ...: again and again, until Slurm grants it
+    local end=$((SECONDS + ask_seconds))
+    until "$@"; do
+        if ((SECONDS >= end)); then say "Slurm refuses for $ask_seconds s: $*" >&2; return 1; fi
+        sleep 2
     done
 }
 
@@ -39,18 +49,19 @@ follow() { # follow PID [OTHER]: until PID ends, with $code; it is killed when O
 back_to_the_queue() { # back_to_the_queue [NODES]: a bounded number of times, and not to NODES again
     if ((restart >= most)); then say "restart $restart of $most: no more"; exit 1; fi
     trap '' TERM   # with which Slurm ends this shell as soon as the job is requeued
-    if [ -z "${1:-}" ]; then
-        scontrol requeue "$SLURM_JOB_ID" || exit 1
-    else
-        local all group; all=$(field ExcNodeList | grep -v null)${1:+,$1}
-        scontrol requeuehold "$SLURM_JOB_ID" || exit 1
+    local all='' group
+    if [ -n "${1:-}" ]; then all=$(field ExcNodeList | grep -v null),$1; fi
+    ask requeue || exit 1
+    if [ -n "$all" ]; then   # Slurm refuses that while the job runs, and begins none whose shell is still there
         for ((group = 0; group < ${SLURM_HET_SIZE:-1}; group++)); do
-            scontrol update "JobId=$(part SLURM_JOB_ID $group)" "ExcNodeList=${all#,}" || exit 1
+            ask slurm update "JobId=$(part SLURM_JOB_ID $group)" "ExcNodeList=${all#,}" || say "not left out: $1"
         done
-        scontrol release "$SLURM_JOB_ID" || exit 1
     fi
     sleep 60
+    exit 0
 }
+
+requeue() { slurm requeue "$SLURM_JOB_ID" || [[ $(slurm show job "$SLURM_JOB_ID") = *JobState=PENDING* ]]; }   # an answer may be lost
 
 leave_the_unfit() { # a node that does not say that it is fit is not
     local fit unfit
@@ -58,6 +69,7 @@ leave_the_unfit() { # a node that does not say that it is fit is not
         bash -c 'exec srun "$@" bash -c '\''eval "$GATE" >&2 && echo "$SLURMD_NODENAME"'\' | sort)
     unfit=$(nodes | cut -d' ' -f1 | sort | comm -23 - <(echo "$fit") | paste -sd,)
     if [ -z "$unfit" ] || [ -n "$ended" ]; then return; fi
+    leave_it_to_slurm   # a preemption may begin with TERM to the tasks alone, and the gates die of it
     say "unfit: $unfit"
     if [ -z "$fit" ]; then say "that is all of them: look at the gate"; exit 1; fi
     back_to_the_queue "$unfit"
@@ -65,7 +77,15 @@ leave_the_unfit() { # a node that does not say that it is fit is not
 
 preempted() { # since this start: Slurm remembers the last time for ever
     local when; when=$(field PreemptTime)
-    [[ $when > $(field StartTime) && $when = 2* ]]
+    [[ $when = 2* && $when > $(field StartTime) ]]
+}
+
+leave_it_to_slurm() { # if it takes the nodes away: to end now would be the job's own end
+    if ! preempted; then return; fi
+    say "preempted: Slurm requeues the job when its grace is over"
+    trap '' TERM
+    sleep 600
+    exit 1
 }
 
 begin() { # begin RECIPE [key=value ...]: the run folder begins with its recipe; from then on it is the recipe
@@ -81,11 +101,7 @@ begin() { # begin RECIPE [key=value ...]: the run folder begins with its recipe;
 conclude() { # what becomes of the job: the run folder and what was asked decide, exit codes do not
     if [ -e "$RUN/done" ]; then say "$RUN is done"; exit 0; fi
     if [ -n "$asked" ] && [ -z "$ended" ]; then back_to_the_queue; fi
-    if preempted; then
-        say "preempted: Slurm requeues the job when its grace is over"
-        trap '' TERM
-        sleep 600
-    fi
+    leave_it_to_slurm
     if [ -z "$ended" ]; then leave_the_unfit; fi   # a node may have died of it, and Slurm not know yet
     exit 1
 }
