@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from mrdist.errors import MrdistError
 
 OURS = re.compile(r"SLURM_(?!CONF$)|SBATCH_|(RANK|WORLD_SIZE|LOCAL_RANK|MASTER_ADDR|MASTER_PORT)$")
 """Variables that belong to the job or the launcher whose shell this is: the new job has its own, and SBATCH_* outrank a script's lines."""
+
+ASK, AGAIN = 90.0, 3.0
+"""Seconds that a controller may be silent, as one that restarts is, where a run depends on its answer; and between two questions."""
 
 
 class SlurmError(MrdistError):
@@ -35,7 +39,10 @@ def here() -> bool:
     """Whether this machine belongs to a cluster of Slurm's; its programs alone may lie on any."""
     if shutil.which("scontrol") is None:
         return False
-    asked = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=60, check=False)
+    try:
+        asked = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:  # it knows whom to ask
+        return True
     return "configuration source" not in asked.stderr
 
 
@@ -64,9 +71,15 @@ def facts(job: str) -> dict[str, str]:
     return {name: value.split()[0] for name, value in named if value}
 
 
-def preempted(job: str) -> bool:
-    """Whether a job was preempted since it last began: Slurm remembers the last time for ever."""
-    known = facts(job)
+def preempted(job: str, *, within: float = ASK) -> bool:
+    """Whether a job was preempted since it last began: Slurm remembers the last time for ever.
+
+    Args:
+        within: seconds in which Slurm must have answered; no answer is none until then, for "no" ends a job that Slurm is to send back.
+    """
+    deadline = time.monotonic() + within
+    while not (known := facts(job)).get("StartTime") and here() and time.monotonic() < deadline:
+        time.sleep(AGAIN)
     when = known.get("PreemptTime", "")
     return when.startswith("2") and when > known.get("StartTime", "")
 

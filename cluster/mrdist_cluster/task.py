@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -102,24 +103,35 @@ class Ear:
         self._over = threading.Event()
 
     def __enter__(self) -> Self:
-        self._answer: Any = signal.signal(self._signal, lambda *_: None)
+        # At every moment either we listen or submitit does: a signal that nobody hears is not sent again.
         self._before = signal.set_wakeup_fd(self._ringing.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._listen, name="ear", daemon=True).start()
+        self._answer: Any = signal.signal(self._signal, lambda *_: None)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._over.set()
-        signal.set_wakeup_fd(self._before)
         signal.signal(self._signal, self._answer)
+        signal.set_wakeup_fd(self._before)
 
     def send_back(self) -> None:
-        """What submitit does at its signal: note the windows used up, requeue the job, leave.
+        """What submitit does at its signal: note the windows used up, requeue the job, leave. A Slurm that refuses is asked again.
 
         Raises:
             SystemExit: the job is in the queue again.
             submitit.core.utils.UncompletedJobError: it was there too often.
+            subprocess.SubprocessError: Slurm has refused for a while.
         """
-        self._answer(self._signal, None)
+        deadline = time.monotonic() + slurm.ASK
+        while True:
+            try:
+                self._answer(self._signal, None)
+                return
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as refused:
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("%s: asked again", refused)
+                time.sleep(slurm.AGAIN)
 
     def _listen(self) -> None:
         while self._signal not in self._listening.recv(64):

@@ -44,3 +44,16 @@ def test_a_machine_without_slurm_has_an_empty_queue(monkeypatch: pytest.MonkeyPa
         assert not slurm.preempted("7")
     finally:
         slurm.here.cache_clear()
+
+
+def test_whether_a_job_was_preempted_is_asked_until_slurm_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = "2026-01-01T10:00:00"
+    answers = [{}, {"JobState": "RUNNING"}, {"StartTime": began, "PreemptTime": "2026-01-01T11:00:00"}]
+    monkeypatch.setattr(slurm, "here", lambda: True)
+    monkeypatch.setattr(slurm, "AGAIN", 0.01)
+    monkeypatch.setattr(slurm, "facts", lambda job: answers.pop(0))
+    assert slurm.preempted("7")
+    answers = [{"StartTime": began, "PreemptTime": "2026-01-01T09:00:00"}]
+    assert not slurm.preempted("7")
+    answers = [{}]
+    assert not slurm.preempted("7", within=0)
