@@ -47,12 +47,12 @@ def here() -> bool:
 
 
 def queue() -> dict[str, Queued]:
-    """My jobs that wait or run, by id; an element of an array as ARRAY_INDEX. Empty without Slurm."""
+    """My jobs that wait or run, by id; an element of an array as ARRAY_INDEX, a job of several parts by its first. Empty without Slurm."""
     if not here():
         return {}
     said = _ask("squeue", "--me", "--array", "--noheader", "--format=%i|%j|%T|%R")
     rows = (line.split("|", 3) for line in said.splitlines() if line.count("|") >= 3)
-    return {job: Queued(name, state.lower(), reason.strip("()")) for job, name, state, reason in rows}
+    return {job.removesuffix("+0"): Queued(name, state.lower(), reason.strip("()")) for job, name, state, reason in rows}
 
 
 def facts(job: str) -> dict[str, str]:

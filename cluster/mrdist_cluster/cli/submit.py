@@ -20,7 +20,8 @@ from mrdist.recipe import Recipe, load, plain, to_yaml
 from mrdist_cluster import slurm, sweep
 from mrdist_cluster.cli.jobs import runs_folder
 from mrdist_cluster.order import KEYS, OPTIONS, WORDS, Order, number
-from mrdist_cluster.runs import find, listed, submitted
+from mrdist_cluster.runs import find, listed
+from mrdist_cluster.standing import standing
 
 if TYPE_CHECKING:
     from mrdist.site import Allocation
@@ -102,12 +103,12 @@ def _refuse_twice(folder: Path, recipes: Sequence[Recipe]) -> None:
             what=str(folder), got=", ".join(changed), wanted="the recipe of this run", try_="a recipe instead of a run folder"
         )
     queue = slurm.queue()
-    job = submitted(folder, queue)
-    if job is not None and job.job in queue:
+    run = standing(folder, queue)
+    if run.under_way:
+        who = f"job {run.job.job}" if run.job is not None and run.job.job in queue else "the run"
         raise RecipeError(
-            what=str(folder), got=f"job {job.job} is {queue[job.job].state}", wanted="a run that no job works on",
-            try_=f"mrdist jobs cancel {folder}",
-        )  # fmt: skip
+            what=str(folder), got=f"{who} is {run.state}", wanted="a run that no job works on", try_=f"mrdist jobs cancel {folder}"
+        )
 
 
 def _bill(recipe: Recipe, allocation: Allocation, width: int | None) -> Plan:

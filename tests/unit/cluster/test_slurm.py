@@ -57,3 +57,12 @@ def test_whether_a_job_was_preempted_is_asked_until_slurm_answers(monkeypatch: p
     assert not slurm.preempted("7")
     answers = [{}]
     assert not slurm.preempted("7", within=0)
+
+
+def test_a_job_of_several_parts_is_known_by_the_number_of_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "here", lambda: True)
+    said = "123+1|mrdist|PENDING|(Priority)\n123+0|mrdist|PENDING|(Resources)\n42_1|x|RUNNING|n1\n"
+    monkeypatch.setattr(slurm, "_ask", lambda *words: said)
+    queue = slurm.queue()
+    assert queue["123"] == slurm.Queued("mrdist", "pending", "Resources")
+    assert queue["42_1"].state == "running"
