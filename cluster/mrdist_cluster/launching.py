@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mrdist.cli.launching import LOG
+from mrdist.cli.launching import ENDING, LOG, locked
+from mrdist.cli.main import DONE
 from mrdist.errors import RecipeError
 from mrdist_cluster.order import Order, number
 from mrdist_cluster.runs import submitted
@@ -18,6 +20,9 @@ from mrdist_cluster.slurm import SlurmError, queue
 
 LOOK = 10
 """Ticks of a second between two questions to Slurm."""
+
+TAKEN = -1
+"""In place of an exit code: somebody else trains in that folder."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +61,8 @@ def slurm(folders: Sequence[Path], words: Mapping[str, str], tick: Callable[[], 
 def ray(folders: Sequence[Path], words: Mapping[str, str], tick: Callable[[], None]) -> None:
     """A task of one rank per run, wherever the cluster has room; `jobs` of them at once. Ctrl-C stops all of them in order.
 
+    Runs that go on although the Ray process that had begun them was killed are waited for.
+
     Args:
         words: `jobs`, `cores` and `gpus` of each run (1 core; a GPU, if the cluster has any).
 
@@ -82,12 +89,12 @@ def ray(folders: Sequence[Path], words: Mapping[str, str], tick: Callable[[], No
                     running[task.remote(str(folder.resolve()), here)] = folder
                 over, _ = library.wait(list(running), num_returns=1, timeout=1)
                 for one in over:
-                    running.pop(one)
+                    folder = running.pop(one)
+                    with suppress(library.exceptions.RayError):  # whoever called it died
+                        waiting += [folder] * (library.get(one) == TAKEN)
                 tick()
         except KeyboardInterrupt:
-            for folder in running.values():
-                (folder / "stop").touch()
-            library.wait(list(running), num_returns=len(running), timeout=300)
+            _end(running, library.wait)
             raise
 
 
@@ -96,8 +103,29 @@ def _job(folder: Path) -> str:
     return known.job if known is not None else ""
 
 
+def _end(running: dict[Any, Path], wait: Callable[..., tuple[list[Any], list[Any]]]) -> None:
+    """Have the runs of all tasks stop; says of which it is not known."""
+    deadline = time.monotonic() + ENDING
+    try:
+        while running and time.monotonic() < deadline:
+            for folder in running.values():
+                (folder / "stop").touch()  # again and again: a run that only now begins takes it away
+            for one in wait(list(running), num_returns=len(running), timeout=1)[0]:
+                running.pop(one)
+    finally:
+        for folder in running.values():
+            logger.warning("perhaps still at work: %s; to stop it: touch %s/stop", folder, folder)
+
+
 def _train(run: str, place: str) -> int:
     """`mrdist train RUN` from the folder that relative paths mean, with as many threads as the task has cores: Ray's own rule."""
-    with (Path(run) / LOG).open("ab") as log:
+    lock = locked(Path(run))
+    if lock is None:
+        time.sleep(1)
+        return TAKEN
+    if (Path(run) / "done").exists():
+        return DONE
+    with lock, (Path(run) / LOG).open("ab") as log:
         command = [sys.executable, "-m", "mrdist", "train", run, "-q"]
-        return subprocess.run(command, cwd=place, stdout=log, stderr=log, check=False).returncode
+        # It inherits the lock: if this process is killed, nobody else trains there before it has ended.
+        return subprocess.run(command, cwd=place, stdout=log, stderr=log, check=False, pass_fds=[lock.fileno()]).returncode

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ from mrdist.errors import INSTALL, RecipeError
 LOCAL = "local"
 LOG = "output.txt"
 """In a run folder: what `mrdist train` said."""
+ENDING = 300.0
+"""Seconds that runs have to save and end after Ctrl-C."""
 _LOOK = 0.5  # seconds
 
 
@@ -68,7 +71,8 @@ class _Child:
 def local(folders: Sequence[Path], words: Mapping[str, str], tick: Callable[[], None]) -> None:
     """One process per run on this machine, `jobs` at once; they share its cores, and each has a GPU of its own while there are enough.
 
-    Runs that another `mrdist scale`, killed meanwhile, has left behind are waited for.
+    Runs that another `mrdist scale`, killed meanwhile, has left behind are waited for. Ctrl-C stops ours in order, a second one
+    at once.
     """
     if strange := sorted(set(words) - {"jobs"}):
         raise RecipeError(what=f"launcher.{strange[0]}", got="a word for another launcher", wanted="jobs=K alone", try_="launcher=slurm")
@@ -82,7 +86,7 @@ def local(folders: Sequence[Path], words: Mapping[str, str], tick: Callable[[], 
                 running.pop(folder).lock.close()
             for folder in list(waiting):
                 free = [place for place in range(int(jobs)) if place not in {child.place for child in running.values()}]
-                if free and (lock := _locked(folder)):
+                if free and (lock := locked(folder)):
                     waiting.remove(folder)
                     if (folder / "done").exists():
                         lock.close()
@@ -91,15 +95,28 @@ def local(folders: Sequence[Path], words: Mapping[str, str], tick: Callable[[], 
             tick()
             time.sleep(_LOOK)
     except KeyboardInterrupt:
-        for folder in running:
-            (folder / "stop").touch()
-        for child in running.values():
-            child.process.wait()
+        _end(running)
         raise
 
 
-def _locked(folder: Path) -> IO[bytes] | None:
-    """The lock of a run folder, unless somebody else has it."""
+def _end(running: Mapping[Path, _Child]) -> None:
+    """Have all runs stop in order, or kill them: nobody is left at work."""
+    deadline = time.monotonic() + ENDING
+    try:
+        while (left := [folder for folder, child in running.items() if child.process.poll() is None]) and time.monotonic() < deadline:
+            for folder in left:
+                (folder / "stop").touch()  # again and again: a run that only now begins takes it away
+            time.sleep(_LOOK)
+    finally:
+        for folder, child in running.items():
+            if child.process.poll() is None:
+                print(f"killed: {folder}; its steps since the last checkpoint will be done again", file=sys.stderr)
+                os.killpg(child.process.pid, signal.SIGKILL)
+                child.process.wait()
+
+
+def locked(folder: Path) -> IO[bytes] | None:
+    """The lock of a run folder, unless somebody else has it. Who trains inherits it: it is free when nobody trains any more."""
     lock = (folder / "lock").open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
