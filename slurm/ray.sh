@@ -24,8 +24,8 @@ ray_up() { # returns when all nodes have come together, or something is asked of
         launches+=($!) wanted+=("$node=$!")
     done < <(nodes)
 
-    python "$here/handshake.py" "$ray_seconds" "${wanted[@]}" >>"$RUN/ray/missing" & local handshake=$!
-    if wait $handshake; then rm "$RUN/ray/missing"; return; fi
+    python "$here/handshake.py" "$ray_seconds" "${wanted[@]}" >"$RUN/ray/missing" & local handshake=$!
+    if wait $handshake; then rm -f "$RUN/ray/missing" "$RUN/ray/failed"; return; fi
     if [ -n "$asked$ended" ]; then kill $handshake 2>/dev/null; return; fi
     without_the_missing
 }
@@ -34,8 +34,9 @@ without_the_missing() { # back to the queue, a few times: if nobody can come tog
     local missing node; missing=$(tail -n 1 "$RUN/ray/missing")
     for node in ${missing//,/ }; do tail -n 5 "$RUN/ray/$node.log" | sed "s/^/$node: /"; done
     ray_down
-    if [ -z "$missing" ]; then say "the nodes could not be counted"; exit 1; fi
-    if (($(wc -l <"$RUN/ray/missing") >= 3)); then say "the third time in a row: look at $RUN/ray/*.log"; exit 1; fi
+    if [ -z "$missing" ]; then say "the nodes could not be counted"; fi
+    echo "$missing" >>"$RUN/ray/failed"
+    if (($(wc -l <"$RUN/ray/failed") >= 3)); then rm "$RUN/ray/failed"; say "the third time in a row: look at $RUN/ray/*.log"; exit 1; fi
     back_to_the_queue "$missing"
 }
 
