@@ -8,6 +8,19 @@ echo "$(date +%FT%T) $SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}: $part"
 trap 'touch "$RUN/stop"' TERM
 trap 'over=1; [ -z "$ray" ] || kill "$ray"' USR2
 
+# Whose Ray is alive, and whose was killed with all it had spilled, the kernel knows: it gives up a lock with the last process that holds it.
+# This shell and its Ray share ours; whoever can take another job's alone removes what that job left.
+for try in 1 2 3 4 5; do   # again, if somebody removed it just before we held it
+    exec {mine}>>"$RAY_TEMP.lock"
+    flock --shared $mine && [ "$RAY_TEMP.lock" -ef /dev/fd/$mine ] && break
+done
+for lock in "${RAY_TEMP%"$SLURM_JOB_ID"}"*.lock; do
+    job=${lock#"${RAY_TEMP%"$SLURM_JOB_ID"}"} job=${job%.lock}
+    if [[ $job = *[!0-9]* || $job = "$SLURM_JOB_ID" || -L $lock || ! -f $lock || ! -O $lock ]]; then continue; fi
+    (flock --exclusive --nonblock 9 && [ "$lock" -ef /dev/fd/9 ] && echo "job $job left ${lock%.lock}: removed" &&
+        rm -rf "${lock%.lock}" "$lock") 9<"$lock"
+done
+
 # Blocks of shapes wait in shared memory: a third of what the job has of the node, if Slurm counts memory.
 store=$(($(df --output=avail --block-size=M /dev/shm | tr -dc 0-9) * 9 / 10))
 memory=$((${SLURM_MEM_PER_NODE:-$((${SLURM_MEM_PER_CPU:-0} * SLURM_CPUS_ON_NODE))} / 3))
@@ -34,11 +47,12 @@ for life in 1 2 3; do
     until [ -n "$over" ] || there; do sleep 1; done
     if [ -n "$over" ]; then break; fi
     ray start "${words[@]}" & ray=$!
+    [ -z "$over" ] || kill "$ray"   # told just before its number was known
     while kill -0 $ray 2>/dev/null; do wait $ray; done
     if [ -n "$over" ]; then break; fi
     mkdir -p "$RUN/ray/$SLURMD_NODENAME"
     cp "$RAY_TEMP"/session_latest/logs/{gcs_server,raylet,ray_process_exit}* "$RUN/ray/$SLURMD_NODENAME" 2>/dev/null
     if [ "$part" = head ]; then break; fi
 done
-rm -rf "$RAY_TEMP"
+rm -rf "$RAY_TEMP" "$RAY_TEMP.lock"
 [ -n "$over" ]
