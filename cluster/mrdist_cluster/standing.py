@@ -129,15 +129,24 @@ def _age(stamp: Stamp) -> float:
 
 
 def recent(file: Path, most: int = 1 << 20) -> Iterator[dict[str, Any]]:
-    """The last lines of a metrics.jsonl that grows without end: those in its last `most` bytes."""
+    """The last lines of a metrics.jsonl that grows without end: those in its last `most` bytes, or as many more as a whole one takes."""
     if not file.is_file():
         return
     with file.open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - most))
-        for line in stream.read().splitlines():
-            try:
-                told = json.loads(line)
-                if isinstance(told, dict) and "step" in told:
-                    yield told
-            except ValueError:  # cut in two, by us or by the end of a process
-                continue
+        end, found = stream.seek(0, os.SEEK_END), list[dict[str, Any]]()
+        while not found:
+            stream.seek(max(0, end - most))
+            found = [told for line in stream.read().splitlines() if (told := _told(line))]
+            if most >= end:
+                break
+            most *= 4
+    yield from found
+
+
+def _told(line: bytes) -> dict[str, Any]:
+    """A step; nothing if the line is cut in two, by us or by the end of a process."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) and "step" in told else {}

@@ -14,17 +14,21 @@ class Follower:
 
     def __init__(self, run: Path, recipe: Recipe) -> None:
         self._file, self._recipe = run / "metrics.jsonl", recipe
-        self._seen = ""  # the time of the last step that was told; a run that goes on from a checkpoint takes some steps again
+        # Steps that were told. Neither numbers nor times tell new ones: a run takes steps again after a checkpoint, and clocks are set.
+        self._seen = set[tuple[int, str]]()
         self.step = 0
         self.left = 0.0  # seconds of computing that are left, as far as the last line tells
         self.line()
 
     def line(self) -> str:
         """Step, loss, shapes per second, share of the time that ranks waited, and time left; "" if no step was taken since."""
-        steps = [step for step in recent(self._file) if step["time"] > self._seen]
+        steps = list(recent(self._file))
+        names = [(step["step"], step["time"]) for step in steps]
+        fresh = next((place for place in range(len(names), 0, -1) if names[place - 1] in self._seen), 0)
+        self._seen, steps = set(names), steps[fresh:]
         if not steps:
             return ""
-        self.step, self._seen = steps[-1]["step"], steps[-1]["time"]
+        self.step = steps[-1]["step"]
         seconds, waited = (sum(step[name] for step in steps) for name in ("seconds", "wait"))
         rate = len(steps) * self._recipe.batch / seconds
         left = seconds / len(steps) * (self._recipe.steps - self.step)

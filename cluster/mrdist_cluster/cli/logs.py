@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mrdist.cli.launching import LOG
@@ -18,6 +19,9 @@ from mrdist_cluster.standing import standing
 USAGE = "RUN [rank=N] [follow=true] [runs=FOLDER]"
 EVERY = 0.5
 """Seconds between two looks at the files of a run that goes on."""
+
+ASK = 10.0
+"""Seconds between two questions to Slurm meanwhile: its controller has all users to answer."""
 
 
 def logs(words: Sequence[str], flags: Flags) -> int:
@@ -38,9 +42,15 @@ def logs(words: Sequence[str], flags: Flags) -> int:
         raise RecipeError(what="mrdist logs", got=" ".join(words) or "nothing", wanted=USAGE, try_="mrdist jobs")
     folder = find(names[0], root)
     read: dict[Path, int] = {}
+    follows = own.get("follow") == "true"
+    queue, asked = slurm.queue() if follows else {}, time.monotonic()
     while True:
+        if follows and time.monotonic() - asked > ASK:
+            asked = time.monotonic()
+            with suppress(slurm.SlurmError):  # a busy controller is no end
+                queue = slurm.queue()
         # Looked at before the files: what a rank says last is read after its end is seen.
-        goes_on = own.get("follow") == "true" and standing(folder, slurm.queue()).under_way
+        goes_on = follows and standing(folder, queue).under_way
         files = spoken(folder) or of_job(folder)
         if "rank" in own:
             files = [(label, file) for label, file in files if label == own["rank"]]

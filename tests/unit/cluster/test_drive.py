@@ -272,6 +272,26 @@ def test_a_line_tells_of_the_steps_since_the_last_one_also_after_a_restart(tmp_p
     assert follower.step == 6
 
 
+def test_steps_are_told_in_the_order_they_were_taken_whatever_the_clock_says(tmp_path: Path) -> None:
+    file, lines = tmp_path / "metrics.jsonl", list[str]()
+
+    def take(step: int, time: str) -> None:
+        lines.append(json.dumps({"step": step, "loss": 2.0, "seconds": 0.5, "wait": 0.1, "time": time}) + "\n")
+        file.write_text("".join(lines))
+
+    take(1, "2026-10-25T02:59:59.000+02:00")
+    follower = Follower(tmp_path, SMOKE)
+    assert follower.step == 1
+    take(2, "2026-10-25T02:00:01.000+01:00")  # summer time ends
+    assert follower.line().startswith("step 2/500")
+    take(3, "2026-10-24T12:00:00.000+00:00")  # somebody sets the clock
+    assert follower.line().startswith("step 3/500")
+    del lines[1:]  # back to a checkpoint
+    take(2, "2026-10-24T12:00:09.000+00:00")
+    assert follower.line().startswith("step 2/500")
+    assert follower.line() == ""
+
+
 def test_what_is_done_of_the_pipeline_is_not_told_any_more() -> None:
     heard = Heard()
     heard("render", 64, 640)

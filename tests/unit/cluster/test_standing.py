@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from mrdist.cli.main import DONE, Flags
 from mrdist.errors import RecipeError
 from mrdist.recipe import load, to_yaml
-from mrdist_cluster.cli.logs import fresh, spoken
+from mrdist_cluster import slurm
+from mrdist_cluster.cli import logs as command
+from mrdist_cluster.cli.logs import fresh, logs, spoken
 from mrdist_cluster.runs import Submitted, find, listed, note
 from mrdist_cluster.slurm import Queued
 from mrdist_cluster.standing import recent, stamps, standing
@@ -123,6 +126,14 @@ def test_only_the_end_of_long_metrics_is_read_and_broken_lines_are_passed_over(t
     assert 3 < len(found) < 20
 
 
+def test_a_line_longer_than_what_is_read_at_once_is_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps({"step": step, "shapes": ["shape"] * 100}) + "\n" for step in (7, 8)) + '{"step": 9, "sha')
+    assert [line["step"] for line in recent(file, most=30)][-1] == 8
+    file.write_text('{"step": 9, "sha')
+    assert list(recent(file, most=3)) == []
+
+
 def test_logs_are_in_the_order_of_ranks_whoever_wrote_them(make: Make) -> None:
     ranks = make("run") / "ranks"
     for name in ("0010.out", "0002.log", "0002.out", "0002.stamp", "node2/7.0_x/attempt_0/1/stdout.log"):
@@ -131,6 +142,26 @@ def test_logs_are_in_the_order_of_ranks_whoever_wrote_them(make: Make) -> None:
     assert [(label, file.name) for label, file in spoken(ranks.parent)] == [
         ("2", "0002.out"), ("2", "0002.log"), ("10", "0010.out"), ("node2/1", "stdout.log"),
     ]  # fmt: skip
+
+
+def test_a_run_is_followed_with_few_questions_to_slurm_and_through_its_silence(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, answers = make("mrdist-42"), list[bool]()
+    (folder / "ranks" / "0000.out").write_text("said\n")
+
+    def queue() -> dict[str, Queued]:
+        answers.append(len(answers) != 1)
+        if not answers[-1]:
+            raise slurm.SlurmError(what="squeue", got="nothing", wanted="an answer", try_="sinfo")
+        return {"42": Queued("mrdist", "running", "node1")} if len(answers) < 3 else {}
+
+    monkeypatch.setattr(slurm, "queue", queue)
+    monkeypatch.setattr(command, "EVERY", 0.01)
+    monkeypatch.setattr(command, "ASK", 0.2)
+    assert logs([str(folder), "follow=true"], Flags()) == DONE
+    assert answers == [True, False, True]
+    assert capsys.readouterr().out == "0: said\n"
 
 
 def test_a_log_that_grows_is_read_once_and_by_whole_lines(tmp_path: Path) -> None:
