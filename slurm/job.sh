@@ -61,7 +61,9 @@ back_to_the_queue() { # back_to_the_queue [NODES]: a bounded number of times, an
     exit 0
 }
 
-requeue() { slurm requeue "$SLURM_JOB_ID" || [[ $(slurm show job "$SLURM_JOB_ID") = *JobState=PENDING* ]]; }   # an answer may be lost
+requeue() { # unless the job is in the queue by now, and only the answer was lost: it completes until this shell has gone
+    slurm requeue "$SLURM_JOB_ID" || [[ $(slurm show job "$SLURM_JOB_ID") = *JobState=@(PENDING|COMPLETING)* ]]
+}
 
 leave_the_unfit() { # a node that does not say that it is fit is not
     local fit unfit

@@ -71,7 +71,7 @@ def test_a_controller_that_restarts_does_not_cost_the_run(shell: Shell, tmp_path
 
 def test_a_requeue_whose_answer_was_lost_is_not_asked_for_again(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "refuses-requeue").write_text(str(NEVER))
-    (tmp_path / "job").write_text(JOB.format(preempted="None").replace("RUNNING", "PENDING"))
+    (tmp_path / "job").write_text(JOB.format(preempted="None").replace("RUNNING", "COMPLETING"))
     assert shell("back_to_the_queue node2").returncode == 0
     assert asked(tmp_path) == ["requeue 7", "update JobId=7 ExcNodeList=node2"]
 
