@@ -11,7 +11,7 @@ trap 'over=1; [ -z "$ray" ] || kill "$ray"' USR2
 # Whose Ray is alive, and whose was killed with all it had spilled, the kernel knows: it gives up a lock with the last process that holds it.
 # This shell and its Ray share ours; whoever can take another job's alone removes what that job left.
 for try in 1 2 3 4 5; do   # again, if somebody removed it just before we held it
-    exec {mine}>>"$RAY_TEMP.lock"
+    if [ -L "$RAY_TEMP.lock" ] || ! exec {mine}>>"$RAY_TEMP.lock"; then break; fi   # without a lock nobody removes what is ours
     flock --shared $mine && [ "$RAY_TEMP.lock" -ef /dev/fd/$mine ] && break
 done
 for lock in "${RAY_TEMP%"$SLURM_JOB_ID"}"*.lock; do

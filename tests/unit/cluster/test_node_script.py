@@ -134,3 +134,12 @@ def test_only_what_a_job_of_ours_left_is_removed(start: Start, tmp_path: Path) -
     up(tmp_path / "ray-7")
     assert left(tmp_path) == ["ray-4", "ray-5", "ray-5.lock", "ray-7", "ray-7.lock", "ray-mine", "ray-mine.lock"]
     assert (tmp_path / "kept" / "lock").exists()
+
+
+def test_a_lock_that_cannot_be_had_keeps_no_job_from_its_ray(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "ray-7.lock").mkdir()
+    (tmp_path / "ray-7.lock" / "something").touch()
+    process = start(7)
+    up(tmp_path / "ray-7")
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(timeout=20) == 0
