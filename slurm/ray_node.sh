@@ -12,11 +12,11 @@ trap 'over=1; [ -z "$ray" ] || kill "$ray"' USR2
 # This shell and its Ray share ours; whoever can take another job's alone removes what that job left.
 for try in 1 2 3 4 5; do   # again, if somebody removed it just before we held it
     if [ -L "$RAY_TEMP.lock" ] || ! exec {mine}>>"$RAY_TEMP.lock"; then break; fi   # without a lock nobody removes what is ours
-    flock --shared $mine && [ "$RAY_TEMP.lock" -ef /dev/fd/$mine ] && break
+    flock --shared --timeout 30 $mine && [ "$RAY_TEMP.lock" -ef /dev/fd/$mine ] && break
 done
 for lock in "${RAY_TEMP%"$SLURM_JOB_ID"}"*.lock; do
     job=${lock#"${RAY_TEMP%"$SLURM_JOB_ID"}"} job=${job%.lock}
-    if [[ $job = *[!0-9]* || $job = "$SLURM_JOB_ID" || -L $lock || ! -f $lock || ! -O $lock ]]; then continue; fi
+    if [[ -z $job || $job = *[!0-9]* || $job = "$SLURM_JOB_ID" || -L $lock || ! -f $lock || ! -O $lock ]]; then continue; fi
     (flock --exclusive --nonblock 9 && [ "$lock" -ef /dev/fd/9 ] && echo "job $job left ${lock%.lock}: removed" &&
         rm -rf "${lock%.lock}" "$lock") 9<"$lock"
 done

@@ -124,7 +124,8 @@ def test_only_what_a_job_of_ours_left_is_removed(start: Start, tmp_path: Path) -
     (tmp_path / "kept").mkdir()
     for name in ("ray-mine", "ray-5"):
         (tmp_path / name).mkdir()
-    (tmp_path / "ray-mine.lock").touch()  # no job's
+    for name in ("ray-mine", "ray-"):
+        (tmp_path / f"{name}.lock").touch()  # no job's
     (tmp_path / "kept" / "lock").touch()
     (tmp_path / "ray-5.lock").symlink_to(tmp_path / "kept" / "lock")
     (tmp_path / "ray-6.lock").touch()
@@ -132,7 +133,7 @@ def test_only_what_a_job_of_ours_left_is_removed(start: Start, tmp_path: Path) -
     (tmp_path / "ray-4").mkdir()  # without a lock nobody knows whether it is in use
     start(7)
     up(tmp_path / "ray-7")
-    assert left(tmp_path) == ["ray-4", "ray-5", "ray-5.lock", "ray-7", "ray-7.lock", "ray-mine", "ray-mine.lock"]
+    assert left(tmp_path) == ["ray-.lock", "ray-4", "ray-5", "ray-5.lock", "ray-7", "ray-7.lock", "ray-mine", "ray-mine.lock"]
     assert (tmp_path / "kept" / "lock").exists()
 
 
