@@ -236,11 +236,14 @@ def test_a_ray_that_starts_nowhere_does_not_go_round_for_ever(slurm: Slurm, lab:
 
 
 @drill
-def test_two_jobs_of_a_user_on_one_node_do_not_meet(slurm: Slurm, lab: Path, undisturbed: Job) -> None:
+def test_two_jobs_of_a_user_on_one_node_do_not_meet_and_remove_what_a_killed_one_left(slurm: Slurm, lab: Path, undisturbed: Job) -> None:
+    slurm.on("node1", "bash", "-c", "mkdir /tmp/ray-1 && touch /tmp/ray-1/spilled /tmp/ray-1.lock")
     both = [submit(slurm, lab, "--nodes=2", "--nodelist=node[1-2]") for _ in range(2)]
     for job in both:
         job.ends()
         assert_nothing_was_lost(job, undisturbed)
+    for node in ("node1", "node2"):
+        assert "ray-" not in slurm.on(node, "ls", "/tmp")
 
 
 @drill

@@ -122,15 +122,19 @@ def test_a_power_failure_that_the_ranks_notice_first_loses_nothing(slurm: Slurm,
     assert_nothing_was_lost(job, undisturbed)
 
 
-def preempted(slurm: Slurm, lab: Path) -> Job:
+def make_way(slurm: Slurm, lab: Path, job: Job) -> Job:
     """A job of the low partition, after another one has had all its nodes for a while."""
-    job = submit(slurm, lab, "--partition=low")
-    job.reaches(10)
     other = slurm.sbatch(["--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=true"], cwd=lab)
     until(lambda: other.state in OVER, within=300, what="the preempting job")
     assert other.state == "COMPLETED"
     job.ends()
     return job
+
+
+def preempted(slurm: Slurm, lab: Path) -> Job:
+    job = submit(slurm, lab, "--partition=low")
+    job.reaches(10)
+    return make_way(slurm, lab, job)
 
 
 @drill
@@ -146,6 +150,19 @@ def test_a_preempted_job_that_is_not_told_goes_on_later(slurm: Slurm, lab: Path,
         job = preempted(slurm, lab)
     assert "USR1" not in job.log
     assert "Slurm requeues the job" in job.log
+    assert_nothing_was_lost(job, undisturbed)
+
+
+@drill
+def test_a_preemption_that_kills_the_gates_says_nothing_of_their_nodes(slurm: Slurm, lab: Path, undisturbed: Job) -> None:
+    tries = f'[ "${{SLURM_RESTART_COUNT:-0}}" != 0 ] || {{ touch {lab}/trying; sleep 600; }}'
+    with slurm.configured("SlurmctldParameters=preempt_send_user_signal", ""):
+        job = submit(slurm, lab, "--partition=low", GATE=tries)
+        until((lab / "trying").exists, within=120, what="the gate of the first start")
+        make_way(slurm, lab, job)
+    assert "Slurm requeues the job" in job.log
+    assert "unfit" not in job.log
+    assert job.facts["ExcNodeList"] == "(null)"
     assert_nothing_was_lost(job, undisturbed)
 
 
