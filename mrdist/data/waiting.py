@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mrdist.data.claims import held
@@ -19,13 +19,14 @@ POLL = 0.5
 class Wait:
     """Gives up when for some time nothing new has come and nobody holds a claim."""
 
-    def __init__(self, folders: Sequence[Path], patience: float) -> None:
+    def __init__(self, folders: Iterable[Path] | Callable[[], Iterable[Path]], patience: float) -> None:
         """
         Args:
-            folders: where those who are waited for write, and hold claims; they need not exist.
+            folders: where those who are waited for write, and hold claims; they need not exist. Or what says so anew at every look.
             patience: seconds; 0 = never give up.
         """
-        self._folders, self._patience = tuple(folders), patience
+        fixed = () if callable(folders) else tuple(folders)
+        self._folders, self._patience = folders if callable(folders) else lambda: fixed, patience
         self._for, self._since = "", 0.0
         self._seen: list[int] = []
 
@@ -37,13 +38,14 @@ class Wait:
         """
         now = time.monotonic()
         if what != self._for:
-            self._for, self._since = what, now
+            self._for, self._since, self._seen = what, now, []
             _log.info("waiting for %s", what)
         if not self._patience or now - self._since < self._patience:
             return
         # Looking costs a listing of every folder, on every rank: only when patience has run out, and once more to compare.
-        before, self._seen, self._since = self._seen, [_entries(folder) for folder in self._folders], now
-        if self._seen == before and not any(held(folder) for folder in self._folders):
+        folders = tuple(self._folders())
+        before, self._seen, self._since = self._seen, [_entries(folder) for folder in folders], now
+        if self._seen == before and not any(held(folder) for folder in folders):
             raise DataError(
                 what=what,
                 got=f"nothing new for {self._patience:g} s, and nobody at work on it",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count, takewhile
 from pathlib import Path
 from typing import cast
 
@@ -110,9 +112,20 @@ def follow(recipe: Recipe, progress: Progress = silent) -> Prepared:
     Wait([claims, first.renders], patience).until(lambda: note_of(first) is not None, f"the teacher of {recipe.name} in {place}", look)
     note = note_of(first)
     assert note is not None
-    folder = first.triplets(note.teacher)
-    wait = Wait([claims, first.renders, folder], patience)
-    store = TripletStore.follow(folder, wait, parts=first.units, width=note.width, points=recipe.points, trained=work.trained)
+
+    def folders() -> list[Path]:
+        """Where others write: round 0, and the last of the later ones that anybody has begun."""
+        begun = takewhile(lambda round: round.renders.is_dir(), map(work.round, count(1) if recipe.redraw else ()))
+        return [claims, *(place for round in (first, *deque(begun, 1)) for place in (round.renders, round.triplets(note.teacher)))]
+
+    store = TripletStore.follow(
+        first.triplets(note.teacher),
+        Wait(folders, patience),
+        parts=first.units,
+        width=note.width,
+        points=recipe.points,
+        trained=work.trained,
+    )
     return _prepared(work, note, Renders(first.renders, first.units), store)
 
 
