@@ -37,6 +37,7 @@ def draw_in_spite(round: Round, number: int, shapes: Sequence[Shape], crew: Crew
 
     Raises:
         DataError: the disk is full.
+        MachineFault: this machine cannot read the meshes; the unit is for another one, or for later.
     """
     path = round.renders / f"{unit_name(number)}.trial"
     trial = _read(path, pipeline)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mrdist.data.faults import MachineFault, named
 from mrdist.errors import DataError
 from mrdist.recipe import Limits
 from mrdist.shapes import Bytes
@@ -35,6 +36,7 @@ class Assets:
 
         Raises:
             FileNotFoundError: there is none.
+            MachineFault: the machine cannot read it.
             DataError: it lies elsewhere, is not a regular file, or is too large.
         """
         try:
@@ -51,7 +53,10 @@ class Assets:
                 data = file.read(found.st_size)
         except FileNotFoundError:
             raise
-        except (OSError, ValueError) as error:  # a loop of links, no permission, a folder that is a file, a zero byte in the name
+        except (OSError, ValueError) as error:
+            if isinstance(fault := named(error), MachineFault):
+                raise fault from None
+            # A loop of links, no permission, a folder that is a file, a zero byte in the name.
             raise self._refused(name, f"{type(error).__name__}: {error}", "a file that can be opened", "check the file") from None
         self._left -= len(data)
         return data

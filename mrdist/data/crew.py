@@ -13,6 +13,7 @@ from typing import Self
 
 from mrdist.data.claims import Claims, Worklist
 from mrdist.data.drawing import ShapeRenderer
+from mrdist.data.faults import must_see
 from mrdist.data.order import UNIT
 from mrdist.data.renders import Drawn, write_unit
 from mrdist.data.sandbox import Outcome
@@ -36,7 +37,7 @@ class Crew:
         Raises:
             DataError: nothing can be drawn on this machine; says why.
         """
-        self.size = max(1, size)
+        self.size, self._root = max(1, size), root
         self._members: list[ShapeRenderer] = []
         self._idle: SimpleQueue[ShapeRenderer] = SimpleQueue()
         self._pool = ThreadPoolExecutor(self.size, thread_name_prefix="render")
@@ -65,7 +66,11 @@ class Crew:
         Args:
             quarantined: shapes not to be touched, by id, each with the reason that will stand beside it.
             begun: told of every other shape before it is touched, by the thread that draws it.
+
+        Raises:
+            MachineFault: this machine does not see the catalogue's folder.
         """
+        must_see(self._root)
         why = quarantined or {}
         return [self._pool.submit(self._draw, shape, why.get(shape.id, ""), begun) for shape in shapes]
 
@@ -110,6 +115,7 @@ def draw_units(
 
     Raises:
         DataError: the disk is full.
+        MachineFault: this machine cannot read the meshes; units of which that is so are not written.
     """
     total = sum(map(len, units))
     done = total - sum(len(units[number]) for number in missing)

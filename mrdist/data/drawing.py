@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from mrdist.data.faults import named
 from mrdist.data.render import Renderer
 from mrdist.data.sandbox import Outcome, Sandbox
 from mrdist.data.shards import Arrays, join
@@ -60,6 +61,7 @@ def render_shape(request: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
 
     Raises:
         DataError: the mesh is not what it should be; the reason is in it.
+        MachineFault: the machine cannot read it.
     """
     from mrdist.data.readers import read_mesh
     from mrdist.data.sampling import sample
@@ -99,17 +101,24 @@ def _jpeg(pixels: Bytes, quality: int) -> bytes:
 
 
 def _check_hash(path: Path, wanted: str, limits: Limits) -> None:
-    if not path.is_file():
-        return  # the reader says why that is no mesh; opening a pipe would wait for ever
-    size = path.stat().st_size
+    try:
+        if not path.is_file():
+            return  # the reader says why that is no mesh; opening a pipe would wait for ever
+        size = path.stat().st_size
+        found = _hashed(path) if size <= limits.file_mb << 20 else ""
+    except OSError as wrong:
+        raise named(wrong) from None
     if size > limits.file_mb << 20:
         raise DataError(what=path.name, got=f"{size >> 20} MB", wanted=f"at most {limits.file_mb} MB", try_="limits.file_mb=...")
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wanted:
         raise DataError(
             what=path.name, got=f"sha256 {found[:12]}...", wanted=f"{wanted[:12]}..., as the catalogue says", try_="fetch it again"
         )
+
+
+def _hashed(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ShapeRenderer:

@@ -12,6 +12,7 @@ from trimesh.exchange.obj import load_obj
 
 from mrdist.data.assets import Assets, picture
 from mrdist.data.colour import linear
+from mrdist.data.faults import MachineFault
 from mrdist.data.flatten import NEUTRAL, Piece
 from mrdist.data.mesh import Material
 from mrdist.data.polygons import fans, light, utf8
@@ -42,7 +43,7 @@ class _Neighbours:
 
     def __init__(self, assets: Assets) -> None:
         self.assets = assets
-        self.refusal: DataError | None = None
+        self.refusal: DataError | MachineFault | None = None
         self.pictures: dict[str, Bytes] = {}
 
     def get(self, name: str) -> bytes:
@@ -54,7 +55,7 @@ class _Neighbours:
             data = self.assets.read(place)
             self.pictures[name] = picture(data, self.assets.limits.texture_pixels, f"{self.assets.name}, texture {place[:80]!r}")
             return data
-        except DataError as error:
+        except (DataError, MachineFault) as error:
             self.refusal = self.refusal or error
             raise
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrdist.data.assets import Assets
+from mrdist.data.faults import NO_FILE, MachineFault
 from mrdist.data.flatten import Piece, flatten
 from mrdist.data.gltf import read_gltf
 from mrdist.data.mesh import Mesh
@@ -42,6 +43,7 @@ def read_mesh(path: Path, *, up: str, root: Path, limits: Limits) -> Mesh:
     Raises:
         AxisError: `up` is unknown.
         DataError: the file is missing, elsewhere, too large, malformed, or has no face with area.
+        MachineFault: the machine cannot read it.
     """
     to_z_up(np.zeros((1, 3), np.float32), up)
     assets = Assets(path, root, limits)
@@ -97,12 +99,12 @@ def _guarded(assets: Assets, read: Callable[[bytes, Assets], _Found]) -> _Found:
     try:
         data = assets.read(assets.name)
     except FileNotFoundError:
-        raise DataError(what=assets.name, got="no such file", wanted="a mesh", try_="check the path") from None
+        raise DataError(what=assets.name, got=NO_FILE, wanted="a mesh", try_="check the path") from None
     if not data:
         raise DataError(what=assets.name, got="0 bytes", wanted="a mesh", try_="copy the file again")
     try:
         return read(data, assets)
-    except DataError:
+    except (DataError, MachineFault):
         raise
     except MemoryError:
         raise DataError(what=assets.name, got="no memory left", wanted="a smaller mesh", try_="raise limits.memory_mb") from None

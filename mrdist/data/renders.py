@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrdist.data.catalog import Catalog
+from mrdist.data.faults import must_be_theirs
 from mrdist.data.render import RENDERER_VERSION
 from mrdist.data.sandbox import Outcome
 from mrdist.data.shards import INDEX, Arrays, Shards, join, publish, split, unit_name
@@ -115,7 +116,12 @@ def write_unit(shards: Shards, number: int, shapes: Sequence[Shape], outcomes: S
     Arrays: `xyz` and `rgb` [K, points, 3] of the K shapes that could be drawn; view j of shape k is
     `jpeg[jpeg_at[i]:jpeg_at[i + 1]]` with i = `views_at[k]` + j. The marker lists what is known of those shapes, and the others
     with their reasons.
+
+    Raises:
+        MachineFault: it was this machine that failed, not the shapes; nothing is written.
+        DataError: the disk is full.
     """
+    must_be_theirs(shapes, outcomes, root)
     drawn = [(shape, outcome.arrays) for shape, outcome in zip(shapes, outcomes, strict=True) if outcome.ok]
     pictures = [split(arrays["jpeg"], arrays["jpeg_at"]) for _, arrays in drawn]
     jpeg, jpeg_at = join(picture for views in pictures for picture in views)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from mrdist.data.claims import Claims, Worklist
 from mrdist.data.crew import draw_units
+from mrdist.data.faults import MachineFault
 from mrdist.data.order import TRAIN
 from mrdist.data.renders import Drawn
 from mrdist.data.shards import Shards, unit_name
@@ -76,7 +77,7 @@ def draw(work: Work, round: Round, missing: Sequence[int], drawn: Callable[[Draw
         drawn: told of every unit that was drawn here, once it is written; shapes go on being drawn meanwhile.
 
     Raises:
-        DataError: the disk is full, the folder belongs to another catalogue, or nothing can be drawn.
+        DataError: the disk is full, the folder belongs to another catalogue, nothing can be drawn, or this machine cannot read the meshes.
     """
     if missing:
         shards = Shards(round.renders)
@@ -84,9 +85,12 @@ def draw(work: Work, round: Round, missing: Sequence[int], drawn: Callable[[Draw
         shards.sweep()
         size = min(work.recipe.workers, sum(len(work.units[number]) for number in missing))
         with Claims(round.renders) as claims, crew_of(round, size) as crew:
-            draw_units(
-                work.units, missing, shards, claims, crew, root=round.root, points=work.recipe.points, drawn=drawn, progress=progress
-            )
+            try:
+                draw_units(
+                    work.units, missing, shards, claims, crew, root=round.root, points=work.recipe.points, drawn=drawn, progress=progress
+                )
+            except MachineFault as fault:
+                raise fault.told(round.root) from None
     if missing or not finished(round.renders):
         finish_renders(work, round)
 

@@ -52,6 +52,7 @@ def draw_unit(
 
     Raises:
         DataError: the disk is full.
+        MachineFault: this machine cannot read the meshes; nothing is written.
     """
     outcomes = [future.result() for future in crew.begin(shapes, quarantined, begun)]
     return write_unit(Shards(round.renders), number, shapes, outcomes, points=round.recipe.points, root=round.root)

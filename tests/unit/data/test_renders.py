@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrdist.data import order
+from mrdist.data import assets, order
 from mrdist.data.catalog import Catalog
 from mrdist.data.drawing import ShapeRenderer, render_shape
+from mrdist.data.faults import MachineFault
 from mrdist.data.order import place
 from mrdist.data.renders import Renders, renders_key
 from mrdist.data.shards import unit_name
@@ -184,6 +186,64 @@ def crashes_once(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     flag.touch()
     os.kill(os.getpid(), signal.SIGSEGV)
     raise AssertionError
+
+
+def meshes(root: Path, count: int) -> Catalog:
+    """A catalogue of good meshes, 0.glb and so on."""
+    from tests import hostile
+
+    root.mkdir()
+    for k in range(count):
+        hostile.write_good(root / f"{k}.glb", k)
+    return Catalog(root, tuple(Shape(path.name, path) for path in sorted(root.iterdir())))
+
+
+@pytest.mark.parametrize("sight", ["no folder", "an empty folder", "other files"])
+def test_a_machine_that_does_not_see_the_meshes_skips_none_for_good(tmp_path: Path, sight: str) -> None:
+    held, away = meshes(tmp_path / "meshes", 3), tmp_path / "away"
+    held.root.rename(away)
+    if sight != "no folder":
+        held.root.mkdir()
+    if sight == "other files":
+        (held.root / "other").touch()
+    with pytest.raises(DataError, match=rf"{held.root} on .*: got .*{held.root}.*Try: see to its mounts"):
+        drawn(held, tmp_path / "renders")
+    work, round = work_of(held, tmp_path / "renders")
+    with crew_of(round, 1) as crew, pytest.raises(MachineFault, match=str(held.root)):  # no MrdistError: tried again elsewhere
+        draw_unit(round, 0, work.units[0], crew)
+    (held.root / "other").unlink(missing_ok=True)
+    away.rename(held.root)
+    assert len(drawn(held, tmp_path / "renders")) == 3
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_mesh_that_is_missing_alone_costs_one_shape_by_name(tmp_path: Path, count: int) -> None:
+    held = meshes(tmp_path / "meshes", 4)
+    held.shapes[0].mesh.unlink()
+    with crew_of(work_of(held, tmp_path / "renders")[1], 1) as crew:
+        for shapes in (held.shapes[:count], held.shapes):
+            unit = draw_unit(work_of(held, tmp_path / "renders")[1], 0, shapes, crew)
+            assert [(one["id"], "got no such file" in one["reason"]) for one in unit.notes["skipped"]] == [("0.glb", True)]
+
+
+def on_a_bad_disk(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Work of a child for which one mesh cannot be read."""
+    assets._open_beneath = _breaks if request["mesh"].endswith("1.glb") else assets._open_beneath
+    return render_shape(request)
+
+
+def _breaks(root: str, place: str) -> int:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), place)
+
+
+def test_a_disk_that_fails_under_one_mesh_costs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = meshes(tmp_path / "meshes", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(ShapeRenderer, "work", f"{__name__}:on_a_bad_disk")
+        with pytest.raises(DataError, match=r"meshes on .*: got .*shape 1\.glb: .*Input/output error.*Try: see to"):
+            drawn(held, tmp_path / "renders")
+    assert not list((tmp_path / "renders").glob("*.json"))
+    assert len(drawn(held, tmp_path / "renders")) == 3
 
 
 class Flaky(ShapeRenderer):
