@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mrdist.data.faults import MachineFault, named
+from mrdist.data.faults import must_be_its_own
 from mrdist.errors import DataError
 from mrdist.recipe import Limits
 from mrdist.shapes import Bytes
@@ -54,8 +54,7 @@ class Assets:
         except FileNotFoundError:
             raise
         except (OSError, ValueError) as error:
-            if isinstance(fault := named(error), MachineFault):
-                raise fault from None
+            must_be_its_own(error)
             # A loop of links, no permission, a folder that is a file, a zero byte in the name.
             raise self._refused(name, f"{type(error).__name__}: {error}", "a file that can be opened", "check the file") from None
         self._left -= len(data)

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from mrdist.data.faults import MachineFault
 from mrdist.data.manifests import find, read
 from mrdist.errors import DataError, RecipeError
 from mrdist.shapes import Axis, Shape
@@ -122,7 +123,11 @@ class Catalog:
 
 
 def made_once(folder: Path, make: Callable[[Path], Iterable[Shape]]) -> Catalog:
-    """The catalogue in `folder`; where there is none, `make` writes meshes into a folder beside it, which is renamed when it is whole."""
+    """The catalogue in `folder`; where there is none, `make` writes meshes into a folder beside it, which is renamed when it is whole.
+
+    Raises:
+        DataError: this machine cannot read what it is made of, or not write it; nothing is left behind.
+    """
     if not (folder / "catalog.jsonl").is_file():
         beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
         beside.mkdir(parents=True)
@@ -133,6 +138,8 @@ def made_once(folder: Path, make: Callable[[Path], Iterable[Shape]]) -> Catalog:
             except OSError:
                 if not (folder / "catalog.jsonl").is_file():  # else somebody was faster, and made the same
                     raise
+        except OSError as wrong:
+            raise MachineFault(str(wrong)).told(folder) from None
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return Catalog.open(folder)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mrdist.data.claims import Claims, Worklist
 from mrdist.data.converted import SOURCE, Converted
+from mrdist.data.faults import MachineFault, must_be_its_own, must_see
 from mrdist.data.order import UNIT, place
 from mrdist.data.parts import write_index, write_part
 from mrdist.data.shards import Shards, publish, unit_name
@@ -53,7 +54,7 @@ def convert(source: Source, folder: Path, *, workers: int = 1, progress: Progres
         progress: told of "convert" (shapes).
 
     Raises:
-        DataError: the lists cannot be read, no shape can, the folder belongs to another source, or the disk is full.
+        DataError: the lists cannot be read, no shape can, the folder belongs to another source, or this machine cannot read or write.
     """
     plan = begun(source, folder, progress)
     shards = Shards(folder)
@@ -112,7 +113,11 @@ def begun(source: Source, folder: Path, progress: Progress = silent) -> Plan:
 
 
 def work(source: Source, folder: Path, progress: Progress = silent) -> None:
-    """Convert units that nobody else is at work on, until all are done."""
+    """Convert units that nobody else is at work on, until all are done.
+
+    Raises:
+        DataError: as `convert`.
+    """
     plan = begun(source, folder)
     shards = Shards(folder)
     missing = shards.missing(range(len(plan.units)))
@@ -124,7 +129,10 @@ def work(source: Source, folder: Path, progress: Progress = silent) -> None:
             if number is None:
                 time.sleep(0.2)
                 continue
-            _unit(source, plan, shards, number)
+            try:
+                _unit(source, plan, shards, number)
+            except MachineFault as fault:
+                raise fault.told(source.root) from None
             left.done(number)
             progress("convert", max(0, total - len(left) * UNIT), total)
     progress("convert", total, total)
@@ -134,6 +142,7 @@ def _unit(source: Source, plan: Plan, shards: Shards, number: int) -> None:
     kept: list[Triplet] = []
     splits: list[str] = []
     skipped = []
+    must_see(source.root)
     for entry in plan.units[number]:
         try:
             kept.append(_fitting(source.triplet(entry), plan.width))
@@ -141,7 +150,9 @@ def _unit(source: Source, plan: Plan, shards: Shards, number: int) -> None:
         except MrdistError as wrong:
             skipped.append({"id": entry.id, "file": entry.file, "reason": f"{wrong.what}: got {wrong.got}, wanted {wrong.wanted}"})
         except Exception as wrong:  # whatever a file makes of code that expected another one: it costs that file
+            must_be_its_own(wrong)
             skipped.append({"id": entry.id, "file": entry.file, "reason": repr(wrong)[:200]})
+    must_see(source.root)
     if skipped:  # first, so that no part is done whose losses nobody knows
         publish(_losses(shards, number), json.dumps(skipped).encode())
     else:
@@ -171,6 +182,8 @@ def _width(source: Source, placed: Sequence[Entry], progress: Progress) -> int:
     for number, entry in enumerate(placed if source.teacher else ()):
         try:
             found = source.triplet(entry)
+        except MachineFault as fault:
+            raise fault.told(source.root) from None
         except MrdistError as wrong:
             reason = str(wrong)
             progress("look for a shape", number + 1, len(placed) + 1)

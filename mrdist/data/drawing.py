@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from mrdist.data.faults import named
+from mrdist.data.faults import must_be_its_own
 from mrdist.data.render import Renderer
 from mrdist.data.sandbox import Outcome, Sandbox
 from mrdist.data.shards import Arrays, join
@@ -107,7 +107,8 @@ def _check_hash(path: Path, wanted: str, limits: Limits) -> None:
         size = path.stat().st_size
         found = _hashed(path) if size <= limits.file_mb << 20 else ""
     except OSError as wrong:
-        raise named(wrong) from None
+        must_be_its_own(wrong)
+        raise
     if size > limits.file_mb << 20:
         raise DataError(what=path.name, got=f"{size >> 20} MB", wanted=f"at most {limits.file_mb} MB", try_="limits.file_mb=...")
     if found != wanted:

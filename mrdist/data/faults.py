@@ -15,7 +15,8 @@ from mrdist.shapes import Shape
 NO_FILE = "no such file"
 
 _OF_THE_MACHINE = frozenset(
-    {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.ENFILE, errno.ENODEV}
+    {errno.EIO, errno.ENOMEM, errno.ENFILE, errno.ENODEV}
+    | {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of a disk that is written to
     | {errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH}  # of a file server
 )
 
@@ -24,18 +25,25 @@ class MachineFault(OSError):
     """This machine cannot read, now, what may be there and well: to be tried again, here or on another one."""
 
     def told(self, folder: Path) -> DataError:
-        """The same for whoever sits at this machine, and was reading files below `folder`."""
+        """The same for whoever sits at this machine, which was at work on files below `folder`."""
         return DataError(
             what=f"{folder} on {platform.node()}",
             got=self,
-            wanted="files that this machine can read",
+            wanted="files that this machine can read, and room for its own",
             try_="see to its mounts, its disk and its memory, then the same again: only what is missing is done",
         )
 
 
-def named(wrong: Exception) -> Exception:
-    """The error itself; where it is one of this machine, a MachineFault that says the same."""
-    return MachineFault(str(wrong)) if isinstance(wrong, OSError) and wrong.errno in _OF_THE_MACHINE else wrong
+def must_be_its_own(wrong: Exception) -> None:
+    """What a file made go wrong must be the fault of that file.
+
+    Raises:
+        MachineFault: it is not; says the same.
+    """
+    if isinstance(wrong, MachineFault):
+        raise wrong
+    if isinstance(wrong, OSError) and wrong.errno in _OF_THE_MACHINE:
+        raise MachineFault(str(wrong)) from None
 
 
 def must_see(root: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mrdist.data.faults import must_be_its_own
 from mrdist.errors import DataError
 
 _INSTRUCTIONS = 2_000_000  # of one file: a shape has some hundred, a test set of 50,000 shapes about a million
@@ -76,6 +77,7 @@ def read(path: Path, *, limit: int) -> Any:
 
     Raises:
         DataError: it is missing, too large, damaged, or names anything but arrays and their types; it says what. Nothing was run.
+        MachineFault: the machine cannot read it.
     """
     try:
         size = path.stat().st_size
@@ -83,6 +85,7 @@ def read(path: Path, *, limit: int) -> Any:
             raise DataError(what=path, got=f"{size >> 20} MB", wanted=f"at most {limit >> 20} MB", try_="see whether it is the right file")
         file = io.BytesIO(path.read_bytes())
     except OSError as wrong:
+        must_be_its_own(wrong)
         raise DataError(what=path, got=wrong.strerror, wanted="a file", try_="fetch it, or see whether the folder is right") from None
     try:
         version = np.lib.format.read_magic(file)

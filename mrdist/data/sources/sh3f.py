@@ -7,13 +7,14 @@ import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mrdist.data.faults import must_be_its_own
 from mrdist.errors import DataError
 from mrdist.shapes import digest
 
@@ -74,6 +75,7 @@ class Library:
 
         Raises:
             DataError: a format nobody here reads, a model that is not there, too large, damaged, or a name that leaves the folder.
+            OSError: the library cannot be read here, or nothing be written; no fault of the model.
         """
         with self._inside(item, limit) as (archive, name):
             if PurePosixPath(name).suffix.lower() not in READABLE:
@@ -128,11 +130,13 @@ class Library:
             )
         if target.exists():
             return  # two models share a folder
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(archive.read(info))  # zipfile gives at most the size it declared
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as wrong:
-            target.unlink(missing_ok=True)
+            with suppress(OSError):
+                target.unlink(missing_ok=True)
+            must_be_its_own(wrong)
             raise DataError(what=item.id, got=str(wrong), wanted=f"{info.filename} whole", try_="download the library again") from None
 
 

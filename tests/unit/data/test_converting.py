@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ import pytest
 from mrdist.data.converted import ConvertedConfig
 from mrdist.data.converting import begun, convert, skipped, work
 from mrdist.data.order import UNIT, place
-from mrdist.data.sources.foreign import cloud
+from mrdist.data.sources.foreign import Entry, Source, cloud
 from mrdist.data.sources.projects import source
 from mrdist.data.sources.testsets import SCANNED
 from mrdist.data.triplets import TripletStore
 from mrdist.errors import DataError, RecipeError
-from mrdist.shapes import Points
+from mrdist.shapes import Points, Triplet
 from tests.foreign import OPENSHAPE, POINTS, UNI3D, hostile, write_openshape, write_test_sets, write_uni3d
 
 WORDS = {"points": str(POINTS)}
@@ -165,6 +165,33 @@ def test_poison_costs_the_shape_and_is_named(tmp_path: Path) -> None:
     assert "no such file" in lost[files[11].stem]
     assert held.contract["listed"] == 40
     assert held.contract["could be read"] == 28
+
+
+class Leaving:
+    """A source whose folder goes away when its first file is wanted."""
+
+    def __init__(self, found: Source, away: Path) -> None:
+        self._found, self._away = found, away
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._found, name)
+
+    def triplet(self, entry: Entry) -> Triplet:
+        if not self._away.exists():
+            self._found.root.rename(self._away)
+        return self._found.triplet(entry)
+
+
+def test_a_machine_that_loses_sight_of_the_files_leaves_none_out(tmp_path: Path) -> None:
+    root, out = tmp_path / "openshape", tmp_path / "out"
+    write_openshape(root, 8)
+    found = source("openshape", root, WORDS)
+    begun(found, out)
+    with pytest.raises(DataError, match=rf"{root} on .*: got .*does not see {root}.*Try: see to its mounts"):
+        convert(cast(Source, Leaving(found, tmp_path / "away")), out)
+    (tmp_path / "away").rename(root)
+    assert len(convert(found, out).store) == 8
+    assert list(skipped(out)) == []
 
 
 def test_a_file_that_came_later_is_converted_then(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -95,6 +97,31 @@ def test_a_bomb_costs_one_model(tmp_path: Path) -> None:
     catalog = FurnitureConfig(path=str(tmp_path), limit_mb=2).open(tmp_path / "store")
     assert [s.id for s in catalog] == ["test#1"]
     assert left_out(catalog.root) == {"test#2": "got 3 MB unpacked, wanted at most 2 MB"}
+
+
+def test_a_full_disk_leaves_no_model_out(tmp_path: Path) -> None:
+    """A limit on file sizes fails a write, as a full disk does."""
+    table, large = (
+        entry(1, "Chair", "/a.obj", multiPartModel="false") + entry(2, "Bed", "/b.obj", multiPartModel="false"),
+        obj() + b"#" * 65536,
+    )
+    path = library(tmp_path / "t.sh3f", table, {"a.obj": obj(), "b.obj": large})
+    code = """
+import sys, resource
+from pathlib import Path
+from mrdist.data.sources.sweethome3d import FurnitureConfig
+from mrdist.errors import DataError
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, 1 << 15))
+try:
+    FurnitureConfig(path=sys.argv[1]).open(Path(sys.argv[2]))
+except DataError as wrong:
+    print(wrong)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path), str(tmp_path / "store")], capture_output=True, text=True, check=True)
+    assert "File too large" in done.stdout
+    assert "Try: see to its mounts, its disk" in done.stdout
+    assert list((tmp_path / "store").iterdir()) == []
+    assert len(FurnitureConfig(path=str(path)).open(tmp_path / "store")) == 2
 
 
 def test_models_in_a_zip_inside_the_library_are_found(tmp_path: Path) -> None:
