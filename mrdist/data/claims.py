@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from uuid import uuid4
 
 from mrdist.data.shards import Shards, unit_name
 from mrdist.errors import DataError
@@ -27,15 +28,16 @@ SILENCE = 60.0
 class Claims:
     """Claims of this process in one folder: `00012.claim` says who works on unit 00012.
 
-    A claim saves work, it protects nothing: whoever ignores it, or takes it over too early, does work twice and no harm (see
-    `Shards`). A claim is free again when its owner released it, when its owner was a process of this machine that is dead, or
-    when it has not been renewed for `silence` seconds; a thread renews the claims of a living process. Processes on whose behalf
-    somebody hands out the work (`by`, a name) take over one another's: who is given a unit again follows one that died.
+    Of those who take a claim at once, one gets it. Where work is shared, a claim only saves some: whoever ignores it, or goes on after
+    a long silence, does work twice and no harm (see `Shards`). A claim is free again when its owner released it, when its owner was a
+    process of this machine that is dead, or when it has not been renewed for `silence` seconds; a thread renews the claims of a living
+    process. Processes on whose behalf somebody hands out the work (`by`, a name) take over one another's: who is given a unit again
+    follows one that died.
     """
 
     def __init__(self, folder: Path, *, silence: float = SILENCE, by: str = "") -> None:
         self.folder, self.silence, self.by = folder, silence, by
-        self._held: set[str] = set()
+        self._held: dict[str, str] = {}  # by name, what tells my claim from any other of that name
         self._closing = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="claims", daemon=True)
 
@@ -52,23 +54,13 @@ class Claims:
 
     def take(self, name: str) -> bool:
         """Whether `name` is mine now."""
-        path = self._path(name)
-        if not _free(path, self.silence, self.by):
-            return False
-        # Two takers may both see an abandoned claim; then the second removes the first one's. See above: no harm.
-        path.unlink(missing_ok=True)
-        try:
-            with open(path, "x", encoding="utf-8") as file:
-                json.dump({**_myself(), "by": self.by}, file)
-        except FileExistsError:
-            return False
-        self._held.add(name)
-        return True
+        return self._made(name) or (self._removed(name) and self._made(name))
 
     def release(self, name: str) -> None:
-        """Let others have `name`."""
-        self._held.discard(name)
-        self._path(name).unlink(missing_ok=True)
+        """Let others have `name`; if it was taken over, it stays with whoever has it now."""
+        if self._mine(name):
+            self._path(name).unlink(missing_ok=True)
+        self._held.pop(name, None)
 
     def owner(self, name: str) -> str:
         """Who holds `name`, in words; "" if nobody does."""
@@ -104,11 +96,49 @@ class Claims:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.claim"
 
+    def _made(self, name: str) -> bool:
+        """Whether there was no claim, and now there is mine."""
+        path, mark = self._path(name), uuid4().hex
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                json.dump({**_myself(), "by": self.by, "mark": mark}, file)
+        except FileExistsError:
+            return False
+        except OSError:  # a full disk: nobody's claim would be in everybody's way
+            path.unlink(missing_ok=True)
+            raise
+        self._held[name] = mark
+        return True
+
+    def _removed(self, name: str) -> bool:
+        """Whether there was an abandoned claim, and I removed it."""
+        path, taking = self._path(name), self.folder / f".{name}.taking"
+        if not _abandoned(path, self.silence, self.by):
+            return False
+        try:
+            taking.touch(exist_ok=False)
+        except FileExistsError:
+            if _old(taking, self.silence):  # whoever was about to died just then
+                taking.unlink(missing_ok=True)
+            return False
+        try:
+            # Once more: what was abandoned may be somebody's by now. Who holds `taking`, and nobody else, removes what is not its own.
+            abandoned = _abandoned(path, self.silence, self.by)
+            if abandoned:
+                path.unlink(missing_ok=True)
+            return abandoned
+        finally:
+            taking.unlink(missing_ok=True)
+
+    def _mine(self, name: str) -> bool:
+        return name in self._held and _read(self._path(name)).get("mark") == self._held[name]
+
     def _renew(self) -> None:
         while not self._closing.wait(self.silence / 10):
             for name in list(self._held):
-                with suppress(OSError):
-                    os.utime(self._path(name))
+                with suppress(OSError, KeyError):  # KeyError: released just now
+                    if self._mine(name):
+                        os.utime(self._path(name))
 
 
 class Worklist:
@@ -141,16 +171,23 @@ class Worklist:
 
 def held(folder: Path, *, by: str = "") -> list[str]:
     """The names that somebody alive holds in a folder, which need not exist; not those held by whoever works for `by`."""
-    return sorted(path.stem for path in folder.glob("*.claim") if not _free(path, SILENCE, by))
+    return sorted(path.stem for path in folder.glob("*.claim") if path.exists() and not _abandoned(path, SILENCE, by))
 
 
-def _free(path: Path, silence: float, by: str = "") -> bool:
-    try:
-        age = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
+def _abandoned(path: Path, silence: float, by: str = "") -> bool:
+    """Whether a claim is there, and free."""
+    if _old(path, silence):
         return True
     who = _read(path)
-    return age > silence or (by != "" and who.get("by") == by) or _dead(who)
+    return (by != "" and who.get("by") == by) or _dead(who)
+
+
+def _old(path: Path, seconds: float) -> bool:
+    """Whether a file is there that nobody has touched for so long."""
+    try:
+        return time.time() - path.stat().st_mtime > seconds
+    except FileNotFoundError:
+        return False
 
 
 def _myself() -> dict[str, str | int]:
@@ -161,7 +198,7 @@ def _read(path: Path) -> dict[str, str | int]:
     """The owner of a claim; empty while it is being written, and when it is gone."""
     try:
         who = json.loads(path.read_bytes())
-        return {key: who[key] for key in _myself()} | {"by": who.get("by", "")}
+        return {key: who[key] for key in _myself()} | {key: who.get(key, "") for key in ("by", "mark")}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
 

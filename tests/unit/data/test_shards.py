@@ -231,6 +231,56 @@ os._exit(0)
         assert claims.take("a")
 
 
+TAKE_AND_LEAVE = """
+import os, sys, time
+from pathlib import Path
+from mrdist.data.claims import Claims
+folder, end = Path(sys.argv[1]), time.monotonic() + 4
+claims, inside, turns = Claims(folder, silence=60), folder / "inside", 0
+print("ready", flush=True)
+sys.stdin.readline()
+while time.monotonic() < end:
+    if claims.take("a"):
+        inside.touch(exist_ok=False)
+        inside.unlink()
+        turns += 1
+        if turns % 2:
+            os.utime(folder / "a.claim", (0, 0))  # abandoned
+        else:
+            claims.release("a")
+print(turns)
+"""
+
+
+def test_of_many_who_take_an_abandoned_claim_at_once_one_gets_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TAKE_AND_LEAVE, str(tmp_path)]
+    takers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for taker in takers:
+        assert taker.stdout is not None
+        taker.stdout.readline()
+    for taker in takers:
+        assert taker.stdin is not None
+        taker.stdin.write("go\n")
+        taker.stdin.flush()
+    turns = [int(taker.communicate()[0]) for taker in takers]
+    assert [taker.returncode for taker in takers] == [0, 0, 0]
+    assert all(turns)
+
+
+def test_who_lost_a_claim_neither_renews_nor_releases_that_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "a.claim"
+    with Claims(tmp_path, silence=0.2) as mine, Claims(tmp_path) as theirs:
+        mine.take("a")
+        path.unlink()
+        theirs.take("a")
+        before = path.stat().st_mtime_ns
+        time.sleep(0.1)
+        assert path.stat().st_mtime_ns == before
+        mine.release("a")
+        assert path.exists()
+    assert not path.exists()
+
+
 def test_a_claim_from_elsewhere_ends_when_it_is_not_renewed(tmp_path: Path) -> None:
     path = tmp_path / "a.claim"
     path.write_text(json.dumps({"host": "far", "space": "away", "pid": 1, "born": "1"}))
