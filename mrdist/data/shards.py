@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from safetensors.numpy import load, save
 
 from mrdist.data.tensors import Tensors, damaged
 from mrdist.errors import DataError
+from mrdist.files import put
 
 _log = logging.getLogger(__name__)
 
@@ -45,14 +45,8 @@ def publish(path: Path, data: bytes) -> None:
         DataError: the disk is full, or the folder cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        with open(beside, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        _settle(path.parent)
+        put(path, data)
     except OSError as wrong:
         raise DataError(
             what=str(path),
@@ -60,17 +54,6 @@ def publish(path: Path, data: bytes) -> None:
             wanted=f"{max(1, len(data) >> 20)} MB written",
             try_="free space or give another folder, then run again: only what is missing is done",
         ) from None
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _settle(folder: Path) -> None:
-    """Force the folder's list of names to the disk: a rename that is not there after a power cut never happened."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @dataclass(frozen=True)

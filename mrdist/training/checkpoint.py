@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mrdist.errors import CheckpointError
+from mrdist.files import settle
 from mrdist.ranks import Ranks
 
 FORMAT = 1
@@ -43,10 +44,8 @@ def write(folder: Path, state: Iterable[tuple[str, Tensor]], own: Mapping[str, T
         CheckpointError: some rank could not write; nothing is left of this checkpoint, older ones are untouched.
     """
     part = folder.with_name(f".{folder.name}.part")
-    if ranks.first:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    ranks.wait()
+    if refused := ranks.objects(_begun(part) if ranks.first else "")[0]:
+        raise _unwritten(folder, [f"rank 0: {refused}"])
     mine = {f"rank/{ranks.rank}/{name}": tensor for name, tensor in own.items()}
     for number, (name, tensor) in enumerate(state):
         if number % ranks.size == ranks.rank:
@@ -60,24 +59,38 @@ def write(folder: Path, state: Iterable[tuple[str, Tensor]], own: Mapping[str, T
         try:
             _write_index(part / INDEX, files, facts)
             os.rename(part, folder)
-            _flush(folder.parent)
+            settle(folder.parent)
         except OSError as wrong:
             files[0] = {"trouble": str(wrong)}
     trouble = [f"rank {rank}: {f['trouble']}" for rank, f in enumerate(ranks.objects(files)[0]) if "trouble" in f]
     if trouble:
         if ranks.first:
             shutil.rmtree(part, ignore_errors=True)
-        raise CheckpointError(
-            what=str(folder),
-            got="; ".join(trouble),
-            wanted="a place to write",
-            try_="free some space and resume: the checkpoint before this one is whole",
-        )
+        raise _unwritten(folder, trouble)
+
+
+def _begun(part: Path) -> str:
+    """Make the folder to write in; why it cannot be made, or nothing."""
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    except OSError as wrong:
+        return str(wrong)
+    return ""
+
+
+def _unwritten(folder: Path, trouble: list[str]) -> CheckpointError:
+    return CheckpointError(
+        what=str(folder),
+        got="; ".join(trouble),
+        wanted="a place to write",
+        try_="free some space and resume: the checkpoint before this one is whole",
+    )
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     save_file(tensors, path)
-    _flush(path)
+    settle(path)
     return {
         "name": path.name,
         "bytes": path.stat().st_size,
@@ -88,16 +101,8 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 def _write_index(path: Path, files: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
     path.write_text(json.dumps({"format": FORMAT, **facts, "ranks": len(files), "files": files}, indent=1))
-    _flush(path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    settle(path)
+    settle(path.parent)
 
 
 def _hash(path: Path) -> str:

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import mrdist
 from mrdist.errors import MrdistError, RecipeError
+from mrdist.files import put
 from mrdist.presets import layers
 from mrdist.ranks import Ranks
 from mrdist.recipe import Recipe, plain, to_yaml
@@ -115,10 +117,13 @@ def _git(*words: str) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file in one instant: a reader sees the old text or the new one."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text)
-    os.replace(fresh, path)
+    """Write a file in one instant: a reader, and whoever comes after a power cut, sees the old text or the new one.
+
+    One that holds this text already is left alone.
+    """
+    data = text.encode()
+    if not path.is_file() or path.read_bytes() != data:
+        put(path, data)
 
 
 def cut_metrics(path: Path, step: int) -> None:
@@ -144,9 +149,19 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
             yield line
 
 
+class _File(logging.FileHandler):
+    """A file that may not come to be: then, too, the record is what is lost, and not the work that wrote it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+
 def log_to(path: Path) -> logging.Handler:
     """Write what this package logs to a file, one line each, until `log_no_more`."""
-    handler = logging.FileHandler(path, delay=True)
+    handler = _File(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
     handler.setLevel(logging.INFO)
     logger = logging.getLogger("mrdist")
@@ -158,4 +173,17 @@ def log_to(path: Path) -> logging.Handler:
 def log_no_more(handler: logging.Handler) -> None:
     """Take back what `log_to` did."""
     logging.getLogger("mrdist").removeHandler(handler)
-    handler.close()
+    with suppress(OSError):
+        handler.close()
+
+
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+def let_go(thing: _Closes) -> None:
+    """Close something of a run. A full disk is said, not raised: it must not hide what went wrong, nor undo what went well."""
+    try:
+        thing.close()
+    except OSError as wrong:
+        logging.getLogger(__name__).warning("while the run was closed: %s", wrong)

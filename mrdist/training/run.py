@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -218,12 +218,12 @@ class Run:
             self._close()
 
     def _close(self) -> None:
-        for watcher in self.watchers:
-            watcher.close()
-        if "board" in self.__dict__ and self.board is not None:
-            self.board.close()
-        self._stop.close()
-        folders.log_no_more(self._log)
+        board = self.__dict__.get("board")
+        with ExitStack() as stack:  # all of it, whatever one of them raises
+            stack.callback(folders.log_no_more, self._log)
+            stack.callback(self._stop.close)
+            for one in (*([board] if board else []), *reversed(self.watchers)):
+                stack.callback(folders.let_go, one)
 
     def _go_on(self) -> None:
         """Load the newest checkpoint that is whole, if there is any."""

@@ -8,8 +8,8 @@ import threading
 import time
 from datetime import datetime
 
+from mrdist.files import put
 from mrdist.training import why
-from mrdist.training.folder import replace_text
 from mrdist.training.run import Run
 from mrdist.training.watchers import Watcher
 
@@ -54,7 +54,7 @@ class Watchdog(Watcher):
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         quiet = round(time.monotonic() - run.ranks.clock.since, 1)
         stamp = {"rank": run.ranks.rank, "step": run.step, "place": place, "for": quiet, "time": now, "ids": run.ids[:8]}
-        replace_text(self._stamp, json.dumps(stamp) + "\n")
+        put(self._stamp, f"{json.dumps(stamp)}\n".encode(), lasting=False)
 
     def _listen(self) -> None:
         since = self._run.ranks.clock.since

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -270,6 +271,49 @@ def test_silence_is_answered_with_stacks(tmp_path):
     assert "in wait" in why
     assert "hang_in_the_loader" in why
     assert why.count("silent for") <= 2, "one silence, one report (and perhaps one for the silence after it)"
+
+
+class LosesItsDisk(Watcher):
+    """At the end no stamp can be written any more, and, if it is `all` of the disk, no checkpoint."""
+
+    def __init__(self, *, all: bool) -> None:
+        self._all = all
+
+    def at_end(self, run: Run) -> None:
+        shutil.rmtree(run.folder / "ranks")
+        if self._all:
+            shutil.rmtree(run.folder / "steps")
+            (run.folder / "steps").touch()
+
+
+class Closed(Watcher):
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_finished_run_whose_last_stamp_cannot_be_written_is_finished(tmp_path, caplog):
+    assert carried_out(tmp_path / "run", tiny_recipe(steps=2, **QUIET), LosesItsDisk(all=False)).finished
+    assert "while the run was closed" in caplog.text
+    Stored(tmp_path / "run" / "latest")
+
+
+def test_what_went_wrong_is_not_hidden_by_what_goes_wrong_while_it_is_closed(tmp_path):
+    before, witness = signal.getsignal(signal.SIGINT), Closed()
+    with pytest.raises(CheckpointError, match=r"rank 0: .*steps.*Try: free some space"):
+        carried_out(tmp_path / "run", tiny_recipe(steps=2, **QUIET), LosesItsDisk(all=True), witness)
+    assert witness.closed
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_that_goes_on_leaves_its_recipe_as_it_is(tmp_path):
+    recipe = tiny_recipe(steps=2, **QUIET)
+    times = []
+    for _ in range(2):
+        carried_out(tmp_path / "run", recipe)
+        times.append((tmp_path / "run" / "recipe.yaml").stat().st_mtime_ns)
+    assert times[0] == times[1]
 
 
 def test_a_batch_that_does_not_fit_the_ranks_is_refused_with_the_nearest_that_does(tmp_path):
