@@ -17,6 +17,7 @@ from typing import Any, cast
 from mrdist.data.faults import MachineFault
 from mrdist.data.manifests import find, read
 from mrdist.errors import DataError, RecipeError
+from mrdist.files import settle, settle_all
 from mrdist.shapes import Axis, Shape
 
 SPLITS = ("train", "val", "test", "unseen")
@@ -133,8 +134,10 @@ def made_once(folder: Path, make: Callable[[Path], Iterable[Shape]]) -> Catalog:
         beside.mkdir(parents=True)
         try:
             Catalog.write(beside / "catalog.jsonl", make(beside))
+            settle_all(beside)
             try:
                 beside.rename(folder)
+                settle(folder.parent)
             except OSError:
                 if not (folder / "catalog.jsonl").is_file():  # else somebody was faster, and made the same
                     raise

@@ -8,11 +8,13 @@ complete when it has its name. At worst two processes compute the same row at th
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
@@ -21,8 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrdist.errors import TeacherError
+from mrdist.files import put
 from mrdist.shapes import digest
 from mrdist.teachers.base import Rows, Teacher
+
+_log = logging.getLogger(__name__)
 
 Half = NDArray[np.float16]
 Key = bytes  # 16 of them
@@ -86,7 +91,7 @@ class Cache:
         """The rows of teacher `fingerprint` below `folder`, which need not exist.
 
         Raises:
-            TeacherError: the fingerprint cannot name a folder, or a part is damaged.
+            TeacherError: the fingerprint cannot name a folder, or a part cannot be read.
         """
         if not re.fullmatch(r"[A-Za-z0-9_-]+", fingerprint):
             what, wanted = "teacher fingerprint", "letters, digits, - and _"
@@ -145,9 +150,11 @@ class Cache:
         fresh = sorted(names - self._names)
         if not fresh:
             return False
-        first, parts = len(self._parts), [_read(self.folder / name, self.fingerprint) for name in fresh]
-        self._parts += parts
+        first, parts = len(self._parts), [part for name in fresh if (part := _part(self.folder / name, self.fingerprint)) is not None]
         self._names |= names
+        if not parts:
+            return False
+        self._parts += parts
         indices = [_Index.of(part.digests, first + i) for i, part in enumerate(parts)]
         while self._indices and len(self._indices[-1].heads) < 2 * sum(len(index.heads) for index in indices):
             indices.append(self._indices.pop())
@@ -173,9 +180,7 @@ class _Waiting:
         # Named after its keys: two processes that compute the same rows write the same part.
         name = f"{digest(digests.tobytes())}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
-        beside = self.folder / f".{name}.{os.getpid()}"
-        beside.write_bytes(content)
-        os.replace(beside, self.folder / name)
+        put(self.folder / name, content)
         self.rows.clear()
 
 
@@ -207,21 +212,39 @@ def _heads(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.ascontiguousarray(digests[:, :8]).view(np.uint64)[:, 0]
 
 
+def _part(path: Path, fingerprint: str) -> _Part | None:
+    """A part; None if it is damaged, and set aside: then its rows are asked for anew.
+
+    Raises:
+        TeacherError: it cannot be read, or holds rows of another teacher.
+    """
+    try:
+        return _read(path, fingerprint)
+    except FileNotFoundError:  # somebody else has set it aside
+        return None
+    except OSError as wrong:
+        try_ = "see to the disk, then the same again"
+        raise TeacherError(what=path, got=wrong.strerror, wanted="a part of the cache that can be read", try_=try_) from None
+    except (ValueError, KeyError, TypeError) as wrong:
+        aside = path.with_name(f"{path.name}.damaged")
+        with suppress(FileNotFoundError):
+            os.replace(path, aside)
+        _log.warning("set aside, its rows are asked for anew: %s: a damaged part of the cache (%s)", aside, wrong)
+        return None
+
+
 def _read(path: Path, fingerprint: str) -> _Part:
     """A part as maps of its file: the library's own readers would copy every row into memory."""
-    try:
-        raw = np.memmap(path, dtype=np.uint8, mode="r")
-        start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-        header = json.loads(raw[8:start].tobytes())
-        if header["__metadata__"]["fingerprint"] != fingerprint:
-            raise ValueError("rows of another teacher")
-        digests: NDArray[np.uint8] = _tensor(raw[start:], header["digests"], "U8")
-        rows: Half = _tensor(raw[start:], header["rows"], "F16").view(np.float16)
-        if digests.shape != (len(rows), 16):
-            raise ValueError("digests and rows that do not fit")
-    except (OSError, ValueError, KeyError, TypeError) as wrong:
-        got, try_ = f"a damaged part of the cache ({wrong})", "delete this file: its rows are computed again"
-        raise TeacherError(what=path, got=got, wanted="embeddings", try_=try_) from None
+    raw = np.memmap(path, dtype=np.uint8, mode="r")
+    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+    header = json.loads(raw[8:start].tobytes())
+    if header["__metadata__"]["fingerprint"] != fingerprint:
+        got, try_ = f"rows of teacher {header['__metadata__']['fingerprint']}", "move it to the folder of that name"
+        raise TeacherError(what=path, got=got, wanted=f"rows of {fingerprint}", try_=try_)
+    digests: NDArray[np.uint8] = _tensor(raw[start:], header["digests"], "U8")
+    rows: Half = _tensor(raw[start:], header["rows"], "F16").view(np.float16)
+    if digests.shape != (len(rows), 16):
+        raise ValueError("digests and rows that do not fit")
     return _Part(digests, rows)
 
 

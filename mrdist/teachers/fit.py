@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrdist.errors import TeacherError
+from mrdist.files import settle, settle_all
 from mrdist.kinds import Part
 from mrdist.progress import Progress, silent
 from mrdist.recipe import fingerprint, plain
@@ -285,8 +286,10 @@ def _save(model: Any, config: FittedConfig, place: Path, record: dict[str, Any])
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, beside / WEIGHTS)
     (beside / RECORD).write_text(json.dumps(record, indent=2))
     beside.chmod(0o755)  # temporary folders are for their owner only
+    settle_all(beside)
     try:
         beside.rename(place)
+        settle(place.parent)
     except OSError:
         if not (place / RECORD).is_file():
             raise
