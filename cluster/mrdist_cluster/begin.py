@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mrdist.cli.evaluate import is_run
-from mrdist.cli.train import new_folder
+from mrdist.cli.train import free_name
 from mrdist.data.claims import SILENCE, Claims
 from mrdist.errors import RecipeError
 from mrdist.prepare import brings
@@ -31,7 +31,7 @@ def meant(words: Sequence[str]) -> tuple[Recipe, Path]:
     recipe = replace(recipe, live=True, runs=_everywhere("runs", recipe.runs), store=_everywhere("store", recipe.store))
     if is_run(words[0]):
         return recipe, Path(words[0]).absolute()
-    return recipe, _unfinished(recipe) or new_folder(recipe)
+    return recipe, _unfinished(recipe) or free_name(recipe)
 
 
 @contextmanager

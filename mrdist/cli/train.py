@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -69,8 +70,6 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     store = prepared.store
     ranks = Ranks.from_environment(device=recipe.device)
     try:
-        if folder is None:
-            folder = Path(ranks.objects(str(new_folder(recipe)))[0])
         loader = Loader(
             store, "train", batch=recipe.batch, sample=recipe.sample, seed=recipe.seed, ranks=ranks, augment=recipe.augment,
             workers=recipe.workers, device=this_device(recipe.device), rounds=Rounds(store, recipe.redraw, prepared.later),
@@ -86,6 +85,7 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
         watchers: list[Watcher] = [FirstLook(lambda: first_look(prepared))]
         if recipe.watch.evaluate_every:
             watchers.append(Evaluator(recipe.watch.evaluate_every, validate, best="val/top1"))
+        folder = folder or told_folder(recipe, ranks)
         run = train_run(Run.open(recipe, folder, ranks, loader, width=store.width, watchers=watchers, store=store))
         if run.asked_to_stop and not run.finished:
             return STOPPED
@@ -128,14 +128,56 @@ def conclude(folder: Path, recipe: Recipe, prepared: Prepared, ranks: Ranks, scr
     ranks.wait()
 
 
+def told_folder(recipe: Recipe, ranks: Ranks) -> Path:
+    """A new run folder, made by the first rank; every rank calls. No other looks for it: clients of file servers know what was missing.
+
+    Raises:
+        RecipeError: it cannot be made; on every rank.
+    """
+    made: Path | RecipeError | None = None
+    if ranks.first:
+        try:
+            made = new_folder(recipe)
+        except RecipeError as wrong:
+            made = wrong
+    made = ranks.objects(made)[0]
+    if isinstance(made, RecipeError):
+        raise made
+    assert made is not None, "the first rank has made one"
+    return made
+
+
 def new_folder(recipe: Recipe) -> Path:
-    """A run folder that is not there yet: day, name, and four digits that say which recipe."""
+    """Make an empty run folder, which is nobody else's, whoever makes another at the same moment.
+
+    Raises:
+        RecipeError: it cannot be made.
+    """
+    try:
+        Path(recipe.runs).mkdir(parents=True, exist_ok=True)
+        return next(filter(_made, _names(recipe)))
+    except OSError as wrong:
+        raise RecipeError(
+            what=f"runs={recipe.runs}", got=wrong.strerror, wanted="a folder that can be written", try_="runs=/another/folder"
+        ) from None
+
+
+def _made(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def free_name(recipe: Recipe) -> Path:
+    """A run folder that is not there yet, and that anybody else may make."""
+    return next(folder for folder in _names(recipe) if not folder.exists())
+
+
+def _names(recipe: Recipe) -> Iterator[Path]:
+    """Names for a run folder: day, name, and four digits that say which recipe; then the same with 2, 3, ..."""
     from datetime import date
 
     stem = f"{date.today():%Y-%m-%d}-{recipe.name.replace('/', '-')}-{fingerprint(recipe)[:4]}"
-    folder = Path(recipe.runs) / stem
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = Path(recipe.runs) / f"{stem}-{number}"
-    return folder
+    return (Path(recipe.runs) / (stem if number == 1 else f"{stem}-{number}") for number in count(1))

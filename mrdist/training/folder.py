@@ -27,8 +27,8 @@ from mrdist.training.stopping import REGROUP, STOP
 FREE = ("steps", "workers", "device", "runs", "store", "live", "pools", "engine", "watch", "evaluate")
 """Keys of a recipe that may change when a run goes on: they decide how long, where and how often, not what is learnt."""
 
-SECONDS = 20.0
-"""How long a shared file system may take to show a new file to every rank."""
+SECONDS = 90.0
+"""How long a shared file system may take to show a new file to every rank: NFS may believe for a minute that there is none."""
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import resource
+from pathlib import Path
 
 import pytest
 import torch
 
 from mrdist.errors import CheckpointError
 from mrdist.ranks import Ranks
+from mrdist.testing import on_ranks
 from mrdist.training import checkpoint
 from mrdist.training.checkpoint import Stored, complete, opened, write
 
@@ -93,6 +95,21 @@ def test_a_full_disk_leaves_the_old_one_and_nothing_of_the_new(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p.name for p in tmp_path.iterdir()] == ["00000003"]
     opened(tmp_path / "00000003", ALONE)
+
+
+def refused(ranks, folder):
+    try:
+        write(Path(folder), STATE.items(), {}, FACTS, ranks)
+    except CheckpointError as wrong:
+        return str(wrong)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_on_every_rank(tmp_path):
+    (tmp_path / "steps").touch()
+    first, second = on_ranks(2, refused, str(tmp_path / "steps" / "00000003"))
+    assert first == second
+    assert "rank 0: " in first
+    assert "Try: free some space" in first
 
 
 def test_the_newest_complete_one_comes_first(tmp_path):
