@@ -108,6 +108,9 @@ class Ranks:
             RecipeError: as `this_device`.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
+        # Groups that are made later, by `grid` and by DeepSpeed, take torch's default: 10 minutes on GPUs, 30 on CPUs.
+        defaults: Any = dist.distributed_c10d
+        defaults.default_pg_timeout = defaults.default_pg_nccl_timeout = timedelta(seconds=deadline)
         if dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
         if size == 1:

@@ -90,6 +90,13 @@ class Optim:
     ema: float = 0.0  # decay of a running mean of the student that is exported instead; 0 = none
 
 
+GIVE_UP = 600.0
+"""Seconds that a collective waits at least, however soon the watchdog speaks."""
+
+MARGIN = 120.0
+"""Seconds by which a collective gives up later than the watchdog speaks."""
+
+
 @dataclass(frozen=True)
 class Watch:
     """What is written while a run goes on, and how often (in steps; 0 = never)."""
@@ -101,6 +108,13 @@ class Watch:
     pictures_every: int = 500
     silence: float = 600.0  # seconds without a step after which every rank writes its stack, and a live run that nobody feeds ends
     shapes: bool = False  # write down which shapes every step trained on
+
+    @property
+    def deadline(self) -> float:
+        """Seconds after which a collective that waits for a missing rank gives up."""
+        # The watchdog must speak first, or the stacks are lost with the process. Its clock starts when Python comes to a place, that of a
+        # collective when the work is queued, which on a GPU may be most of a step earlier; it looks every few seconds, and writes slowly.
+        return max(self.silence, GIVE_UP) + MARGIN
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -26,13 +27,15 @@ def train(run: Path, ranks: int, resources: dict[str, float]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from mrdist.recipe import load
+
     on_gpu = resources.get("GPU", 0) > 0
     # Ray's types are those of its Train before V2.
     never = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)  # type: ignore[call-arg]
     fit = TorchTrainer(
         one_rank,
         train_loop_config={"run": str(run)},
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=600),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=math.ceil(load(run).watch.deadline)),
         scaling_config=ScalingConfig(num_workers=ranks, use_gpu=on_gpu, resources_per_worker=resources, placement_strategy="PACK"),
         run_config=RunConfig(name="ray", storage_path=str(run / "ranks"), failure_config=never),
     ).fit

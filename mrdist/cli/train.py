@@ -68,7 +68,7 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     # Before the ranks meet: preparing may take hours, longer than a collective may wait. The ranks share the work through the store.
     prepared = follow(recipe, screen) if recipe.live else prepare(recipe, screen)
     store = prepared.store
-    ranks = Ranks.from_environment(device=recipe.device)
+    ranks = Ranks.from_environment(device=recipe.device, deadline=recipe.watch.deadline)
     try:
         loader = Loader(
             store, "train", batch=recipe.batch, sample=recipe.sample, seed=recipe.seed, ranks=ranks, augment=recipe.augment,

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class Watchdog(Watcher):
     """Writes ranks/NNNN.stamp every few seconds, and the stacks of all threads to why.txt after a long silence.
 
-    It ends nothing: a collective that waits for a dead rank gives up by its own deadline, and the stacks are
+    It ends nothing: a collective that waits for a dead rank gives up by its own deadline (`Watch.deadline`), and the stacks are
     on disk by then. The rank whose place differs from the others' is the one they wait for.
     """
 

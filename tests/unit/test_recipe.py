@@ -81,3 +81,11 @@ def test_a_base_recipe_is_read_first(tmp_path: Path) -> None:
 def test_a_recipe_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         load("smoke").batch = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("silence", [0, 0.2, 5, 599, 600, 601, 3600, 86400])
+def test_a_collective_gives_up_after_the_watchdog_has_spoken_however_long_that_waits(silence: float) -> None:
+    watch = load("smoke", [f"watch.silence={silence}"]).watch
+    speaks_at_the_latest = silence + 5.0  # it looks every five seconds
+    assert watch.deadline > speaks_at_the_latest + 60  # a step, and a slow disk
+    assert watch.deadline > 600  # to hear of a silence early ends nothing early
