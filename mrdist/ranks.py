@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mrdist.clock import TALK, Clock
 from mrdist.errors import RanksError, RecipeError
+from mrdist.meeting import meet
 
 BUCKET = 1 << 25
 """Numbers that `average_` sends at once."""
@@ -104,7 +105,7 @@ class Ranks:
             deadline: seconds after which a collective that waits for a missing rank gives up.
 
         Raises:
-            RanksError: the environment names a rank but no meeting point.
+            RanksError: the environment names a rank but no meeting point, or not all ranks meet there.
             RecipeError: as `this_device`.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -123,8 +124,7 @@ class Ranks:
                 wanted="a meeting point",
                 try_="start with torchrun",
             )
-        backend = "nccl" if this_device(device).type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=deadline))
+        meet(this_device(device), deadline=deadline)
         return cls(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
 
     @property

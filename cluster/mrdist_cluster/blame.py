@@ -21,7 +21,8 @@ RAISED = re.compile(r"[\w.]+(Error|Exception|Interrupt|Exit)\b")
 """How Python begins the last paragraph of a traceback: in the first column, unlike what led there."""
 
 ECHO = re.compile(
-    r"gloo|nccl|connection (closed|reset|refused)|broken pipe|Dist(Backend|Network|Store)Error|timed out waiting", re.IGNORECASE
+    r"gloo|nccl|connection (was likely )?(closed|reset|refused)|broken pipe|Dist(Backend|Network|Store)Error|timed out waiting",
+    re.IGNORECASE,
 )
 """An error by which a rank says that another one has gone."""
 

@@ -15,7 +15,7 @@ from mrdist.cli.main import DONE, STOPPED, Flags
 from mrdist.cli.outcome import live, measured, results, trained
 from mrdist.cli.picture import relations
 from mrdist.cli.screen import Screen
-from mrdist.errors import RecipeError
+from mrdist.errors import RanksError, RecipeError
 from mrdist.progress import silent
 from mrdist.recipe import Recipe, fingerprint, load, to_yaml
 
@@ -58,7 +58,7 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     from mrdist.data.loader import Loader
     from mrdist.data.rounds import Rounds
     from mrdist.prepare import follow, prepare
-    from mrdist.ranks import Ranks, this_device
+    from mrdist.ranks import this_device
     from mrdist.training.loop import train as train_run
     from mrdist.training.records import FirstLook
     from mrdist.training.run import Run
@@ -68,7 +68,7 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     # Before the ranks meet: preparing may take hours, longer than a collective may wait. The ranks share the work through the store.
     prepared = follow(recipe, screen) if recipe.live else prepare(recipe, screen)
     store = prepared.store
-    ranks = Ranks.from_environment(device=recipe.device, deadline=recipe.watch.deadline)
+    ranks = _met(recipe, folder)
     try:
         loader = Loader(
             store, "train", batch=recipe.batch, sample=recipe.sample, seed=recipe.seed, ranks=ranks, augment=recipe.augment,
@@ -93,6 +93,21 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     finally:
         ranks.leave()
     return DONE
+
+
+def _met(recipe: Recipe, folder: Path | None) -> Ranks:
+    """The ranks of this run. Why they did not meet stands in why.txt, if the run folder is known by then."""
+    from mrdist.ranks import Ranks
+    from mrdist.training import why
+
+    try:
+        return Ranks.from_environment(device=recipe.device, deadline=recipe.watch.deadline)
+    except RanksError as wrong:
+        if folder is not None and "RANK" in os.environ:
+            me = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+            with me.clock.at("meeting"):
+                why.append(folder / "why.txt", why.failure(wrong, me, 0, ()))
+        raise
 
 
 def first_look(prepared: Prepared, shapes: int = 4) -> Look:

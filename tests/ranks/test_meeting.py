@@ -7,13 +7,20 @@ import os
 import socket
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
+from mrdist.cli import train
+from mrdist.errors import RanksError
+from mrdist.meeting import INTERFACES, meet
 from mrdist.ranks import Ranks
+from mrdist.recipe import load
 from mrdist.training.zero import deepspeed_for
+from mrdist_cluster.blame import first, witnesses
 
 
 def free_port() -> int:
@@ -23,7 +30,7 @@ def free_port() -> int:
 
 
 def on_port(size: int, who: list[int], work: Callable[[], Any]) -> list[Any]:
-    """What `work()` returned, or the exception it raised, on those of `size` ranks that come at all."""
+    """What `work()` returned, or the exception it raised, in those of `size` ranks that are started at all."""
     context, port = mp.get_context("forkserver"), free_port()
     mail = context.Queue()
     processes = [context.Process(target=_member, args=(rank, size, port, mail, work), daemon=True) for rank in who]
@@ -60,3 +67,52 @@ def patience() -> list[timedelta]:
 def test_every_group_of_ranks_waits_as_long_deepspeeds_too() -> None:
     for found in on_port(4, [0, 1, 2, 3], patience):
         assert found == [timedelta(seconds=777)] * 4
+
+
+def meet_soon() -> str:
+    meet(torch.device("cpu"), deadline=60, within=3)
+    return "met"
+
+
+def meet_soon_but_rank_2_looks_elsewhere() -> str:
+    if os.environ["RANK"] == "2":
+        os.environ["GLOO_SOCKET_IFNAME"] = "nowhere0"
+    return meet_soon()
+
+
+def test_ranks_that_do_not_come_are_named() -> None:
+    found = on_port(4, [0, 2], meet_soon)
+    assert all(isinstance(wrong, RanksError) for wrong in found)
+    first = next(wrong for wrong in found if "missing" in wrong.got)  # with rank 0 the meeting point may go, before the others have asked
+    assert first.got == "2 of 4 ranks within 3 s; missing: 1, 3"
+    assert "ranks/" in first.try_
+
+
+def test_a_rank_that_finds_nobody_at_the_meeting_point_says_where_it_looked() -> None:
+    (wrong,) = on_port(2, [1], meet_soon)
+    assert isinstance(wrong, RanksError)
+    assert "meet 2 ranks at 127.0.0.1:" in wrong.wanted
+    assert "rank 0" in wrong.try_
+
+
+def test_ranks_that_come_and_do_not_hear_from_one_another_are_told_of_interfaces() -> None:
+    found = on_port(3, [0, 1, 2], meet_soon_but_rank_2_looks_elsewhere)
+    assert all(isinstance(wrong, RanksError) and "GLOO_SOCKET_IFNAME" in wrong.try_ for wrong in found)
+    assert "nowhere0" in found[2].got
+    assert "after all 3 ranks had come" in found[0].got
+
+
+def look_elsewhere_in_a_run_folder() -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "nowhere0"
+    train._met(load("smoke", ["device=cpu"]), Path.cwd())
+
+
+def test_why_ranks_did_not_meet_stands_in_their_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    on_port(2, [0, 1], look_elsewhere_in_a_run_folder)
+    heard = witnesses(tmp_path / "why.txt")
+    assert sorted((one.rank, one.size, one.place) for one in heard) == [(0, 2, "meeting"), (1, 2, "meeting")]
+    verdict = first(heard, [], alive=False)
+    assert verdict is not None
+    assert "nowhere0" in verdict.error
+    assert verdict.remedy == INTERFACES
