@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from mrdist.progress import significant
 from mrdist_cluster.rows import Report
 from mrdist_cluster.settings import Fill
 
@@ -77,7 +78,7 @@ class Figures:
     def line(self) -> str:
         """All of it, for people."""
         rates = {"shapes": self.shapes, "views": self.views, "embeddings": self.embeddings}
-        parts = [", ".join(f"{count / self.seconds:.3g} {what}/s" for what, count in rates.items() if count)]
+        parts = [", ".join(f"{significant(count / self.seconds)} {what}/s" for what, count in rates.items() if count)]
         if self.renderers:
             parts.append(f"{_many(len(self.renderers), 'renderer')} {self.rendering:.0%} at work")
         if self.teachers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mrdist.progress import duration
+from mrdist.progress import duration, significant
 from mrdist.recipe import Recipe
 from mrdist_cluster.standing import recent
 
@@ -34,7 +34,7 @@ class Follower:
         left = seconds / len(steps) * (self._recipe.steps - self.step)
         self.left = (1 - waited / seconds) * left
         return (
-            f"step {self.step}/{self._recipe.steps}   loss {steps[-1]['loss']:.3f}   {rate:.3g} shapes/s"
+            f"step {self.step}/{self._recipe.steps}   loss {steps[-1]['loss']:.3f}   {significant(rate)} shapes/s"
             f"   wait {waited / seconds:.0%}   left {duration(left)}"
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from mrdist.errors import MrdistError
 from mrdist.objectives.base import Loss
-from mrdist.progress import duration
+from mrdist.progress import duration, significant
 from mrdist.training import checkpoint
 from mrdist.training.reading import Reading
 
@@ -201,7 +201,7 @@ class Console(Watcher):
         # The first of what was measured; all of it is on the board and in metrics.jsonl.
         found = "".join(f"   {name} {value:.3g}" for name, value in list(run.measured.items())[:1])
         return (
-            f"step {run.step:>{len(str(steps))}}/{steps}   loss {reading.loss:.3f}   {terms}   {rate:.3g} shapes/s"
+            f"step {run.step:>{len(str(steps))}}/{steps}   loss {reading.loss:.3f}   {terms}   {significant(rate)} shapes/s"
             f"   wait {self._waiting():.0%}   left {duration(self._pace * (steps - run.step))}{found}"
         )
 

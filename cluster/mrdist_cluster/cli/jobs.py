@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mrdist.cli.main import DONE, Flags
 from mrdist.errors import RecipeError
-from mrdist.progress import duration
+from mrdist.progress import duration, significant
 from mrdist_cluster import slurm
 from mrdist_cluster.runs import find, listed
 from mrdist_cluster.standing import Standing, local_alive, standing
@@ -63,7 +63,7 @@ def _row(run: Standing) -> tuple[str, ...]:
         run.state + (f": {run.reason}" if run.state == "pending" and run.reason else ""),
         f"{run.step:,}/{run.steps:,}",
         "-" if run.loss is None else f"{run.loss:.3f}",
-        "-" if run.rate is None or ends else f"{run.rate:,.3g}",
+        "-" if run.rate is None or ends else significant(run.rate),
         "-" if run.left is None or ends else duration(run.left),
         f"{run.saved:,}" if run.saved else "-",
         str(run.folder),

@@ -132,11 +132,12 @@ def _bill(recipe: Recipe, allocation: Allocation, width: int | None) -> Plan:
 
 def _show(bills: Sequence[Plan]) -> None:
     from mrdist.cli.plan import screen
+    from mrdist.progress import significant
 
     print("\n".join(screen(bills[0])))
     if len(bills) > 1:
         hours = sum(bill.hours * bill.allocation.ranks for bill in bills)
-        print(f"{len(bills)} runs like this one: {hours:,.3g} hours of {bills[0].allocation.device.name} in all")
+        print(f"{len(bills)} runs like this one: {significant(hours)} hours of {bills[0].allocation.device.name} in all")
 
 
 def _begin(recipe: Recipe, folder: Path | None) -> Path:
