@@ -30,6 +30,13 @@ def _rebuild(kind: type[MrdistError], what: str, got: str, wanted: str, try_: st
     return kind(what=what, got=got, wanted=wanted, try_=try_)
 
 
+INTERFACES = (
+    "say which network interface the nodes share: export GLOO_SOCKET_IFNAME=NAME NCCL_SOCKET_IFNAME=NAME (names: ip -brief address); "
+    "export NCCL_DEBUG=INFO says which one was taken. The place for it is `setup:` of the site file, or slurm/env.sh"
+)
+"""What to do where ranks come to their meeting point, and do not hear from one another."""
+
+
 class RecipeError(MrdistError):
     """A recipe, or a word of the command line, does not mean anything, or contradicts another."""
 

@@ -11,16 +11,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mrdist.errors import RanksError
+from mrdist.errors import INTERFACES, RanksError
 
 IN_TIME = 600.0
 """Seconds in which all ranks must have come to the meeting point, and then again in which they must have heard from one another."""
-
-INTERFACES = (
-    "say which network interface the nodes share: export GLOO_SOCKET_IFNAME=NAME NCCL_SOCKET_IFNAME=NAME (names: ip -brief address); "
-    "export NCCL_DEBUG=INFO says which one was taken. The place for it is `setup:` of the site file, or slurm/env.sh"
-)
-"""What to do where ranks come to the meeting point, and do not hear from one another."""
 
 
 def meet(device: torch.device, *, deadline: float, within: float = IN_TIME) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from mrdist_cluster.standing import Stamp
@@ -42,6 +42,11 @@ class Witness:
     shapes: str
     silent: float  # seconds at that place; 0 = it did not hang, it failed
     text: str  # stacks
+
+    @property
+    def when(self) -> datetime:
+        """When it was written."""
+        return datetime.strptime(self.time, "%Y-%m-%d %H:%M:%S %z")
 
     @property
     def complaint(self) -> list[str]:
@@ -109,12 +114,22 @@ def first(heard: Sequence[Witness], stamps: Sequence[Stamp], *, alive: bool) -> 
         also = f"; so did rank {', '.join(str(other.rank) for other in gone[1:])}" if len(gone) > 1 else ""
         how = f"ended without a word{also}; its last sign of life is of {one.time:%H:%M:%S}"
         return Verdict(one.rank, how, one.step, one.place, ", ".join(one.shapes) or "none")
-    silent = [one for one in heard if one.silent]
+    now = {stamp.rank: stamp.step for stamp in stamps}
+    silent = [one for one in heard if one.silent and now.get(one.rank, one.step) <= one.step]  # the others went on after all
     if silent:
-        # Those that wait for it are in a collective, at its step or later.
-        guilty = min(silent, key=lambda one: (one.place.endswith("talk"), one.step))
+        guilty = min(silent, key=lambda one: waited_for(one.place, one.step))
         return _said(guilty, f"was the first to go quiet, for {guilty.silent:.0f} s", heard)
-    return _said(heard[0], "was the first to fail", heard) if heard else None
+    failed = [one for one in heard if not one.silent]
+    return _said(failed[0], "was the first to fail", heard) if failed else None
+
+
+def waited_for(place: str, step: int) -> tuple[int, int]:
+    """How likely others wait for a rank that is there; smaller is likelier.
+
+    Those in a collective wait for one that is in none, those at a later step for one that is behind. Who waits for a batch waits for
+    no rank; who is between places may, on a GPU, wait for what it has queued.
+    """
+    return {"wait": 0, "between places": 2, "talk": 3}.get(place.rpartition(" > ")[2], 1), step
 
 
 def _mute(heard: Sequence[Witness], stamps: Sequence[Stamp]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ class Submitted:
     log: str = ""  # where Slurm and its tasks speak until a rank does
     local: bool = False  # a process of the machine that submitted it; `job` is its number
     host: str = ""  # that machine
+    time: str = field(default="", compare=False)  # of the submission
 
 
 def note(folder: Path, given: Submitted) -> None:
@@ -40,7 +41,7 @@ def submitted(folder: Path, queue: dict[str, Queued]) -> Submitted | None:
     file = folder / JOBS
     if file.is_file():
         known: dict[str, Any] = json.loads(file.read_text().splitlines()[-1])
-        return Submitted(known["job"], known["log"], known["local"], known["host"])
+        return Submitted(known["job"], known["log"], known["local"], known["host"], known.get("time", ""))
     stem, _, job = folder.name.rpartition("-")
     if job in queue and queue[job].name == stem:
         return Submitted(job)

@@ -124,6 +124,16 @@ def stamps(folder: Path) -> list[Stamp]:
     return found
 
 
+def begun(folder: Path) -> datetime | None:
+    """When the run last began or went on, by the clock of its first rank; None: never, or nobody can tell."""
+    file = folder / "command.txt"
+    try:
+        last = file.read_text().splitlines()[-1]
+        return datetime.strptime(" ".join(last.split()[:3]), "%Y-%m-%d %H:%M:%S %z")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def _age(stamp: Stamp) -> float:
     return time.time() - stamp.time.timestamp()
 

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from mrdist.cli import train
-from mrdist.errors import RanksError
-from mrdist.meeting import INTERFACES, meet
+from mrdist.errors import INTERFACES, RanksError
+from mrdist.meeting import meet
 from mrdist.ranks import Ranks
 from mrdist.recipe import load
 from mrdist.training.zero import deepspeed_for

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 from mrdist.cli.main import DONE, Flags
-from mrdist.errors import RecipeError
+from mrdist.errors import INTERFACES, RecipeError
+from mrdist.presets import layers
+from mrdist.progress import significant
 from mrdist_cluster import blame, slurm
 from mrdist_cluster.blame import Verdict
 from mrdist_cluster.cli.jobs import runs_folder
 from mrdist_cluster.cli.logs import spoken
-from mrdist_cluster.runs import JOBS, find
-from mrdist_cluster.standing import Standing, stamps, standing
+from mrdist_cluster.pulse import Pulse, pulse
+from mrdist_cluster.runs import find
+from mrdist_cluster.standing import Standing, begun, recent, stamps, standing
 
 USAGE = "RUN [runs=FOLDER]"
 TOLD = re.compile(r"srun: error|slurmstepd: error|DUE TO|oom", re.IGNORECASE)
 """Lines of a job's log in which Slurm says what it did."""
+
+LOADING = 120.0
+"""Seconds that ranks may take to load before anybody wonders."""
+
+UNMET = f"if these words do not change, ranks do not find one another (after ten minutes they end, and name who is missing): {INTERFACES}"
 
 REMEDIES = {
     "OUT_OF_MEMORY": "more memory per node (fewer ranks per node, workers=0), then",
@@ -35,7 +44,7 @@ def why(words: Sequence[str], flags: Flags) -> int:
 
     RUN           a run folder, or any part of its name that no other has
     runs=FOLDER   where run folders are; runs
-    --json        run, state and the first rank
+    --json        run, state, the first rank, and how the run moves
 
     Raises:
         RecipeError: no such run.
@@ -44,23 +53,47 @@ def why(words: Sequence[str], flags: Flags) -> int:
     if len(words) != 1:
         raise RecipeError(what="mrdist why", got=" ".join(words) or "nothing", wanted=USAGE, try_="mrdist jobs")
     run = standing(find(words[0], root), slurm.queue())
-    verdict = blame.first(blame.witnesses(run.folder / "why.txt"), stamps(run.folder), alive=run.under_way)
-    if run.state == "done" or (run.state == "pending" and verdict is None):
-        verdict = None
+    known = slurm.facts(run.job.job) if run.job is not None and not run.job.local else {}
+    began = _began(run, known)
+    # What was written before that is of another life: ranks take away why.txt only once they have met.
+    heard = [one for one in blame.witnesses(run.folder / "why.txt") if began is None or one.when >= began]
+    signs = [stamp for stamp in stamps(run.folder) if began is None or stamp.time >= began]
+    verdict = blame.first(heard, signs, alive=run.under_way) if run.state != "done" else None
+    moves = None
+    if verdict is None and run.state == "running":
+        moves = pulse(list(recent(run.folder / "metrics.jsonl")), begun(run.folder), signs, _now())
     if flags.json:
-        print(json.dumps({"run": str(run.folder), "state": run.state, "first": asdict(verdict) if verdict is not None else None}, indent=1))
+        told = {"first": verdict and asdict(verdict), "pulse": moves and asdict(moves)}
+        print(json.dumps({"run": str(run.folder), "state": run.state, **told}, indent=1, default=str))
         return DONE
-    print("\n".join(_screen(run, verdict)))
+    print("\n".join(_screen(run, verdict, moves, known, began)))
     return DONE
 
 
-def _screen(run: Standing, verdict: Verdict | None) -> Iterable[str]:
+def _began(run: Standing, known: Mapping[str, str]) -> datetime | None:
+    """When the job that has the run last began, as far as anybody says."""
+    said = [datetime.fromisoformat(run.job.time)] if run.job is not None and run.job.time else []
+    if run.state != "pending" and known.get("StartTime", "").startswith("2"):
+        said.append(datetime.fromisoformat(known["StartTime"]).astimezone())
+    return max(said, default=None)
+
+
+def _now() -> datetime:
+    return datetime.now().astimezone()
+
+
+def _screen(run: Standing, verdict: Verdict | None, moves: Pulse | None, known: Mapping[str, str], began: datetime | None) -> Iterable[str]:
     yield f"{run.folder}: {run.state}{f' ({run.reason})' if run.reason else ''}, step {run.step:,} of {run.steps:,}"
+    mute = verdict is None and moves is None and run.state == "running" and run.step < run.steps
+    since = (_now() - began).total_seconds() if began is not None else 0.0
     if verdict is not None:
         yield f"rank {verdict.rank} {verdict.how}: step {verdict.step:,}, in {verdict.place}; shapes at hand: {verdict.shapes}"
         if verdict.error:
             yield verdict.error
-    known = slurm.facts(run.job.job) if run.job is not None and not run.job.local else {}
+    if moves is not None:
+        yield _told(moves, run)
+    if mute:
+        yield f"no rank has come so far as to say where it is{f', {since:.0f} s after the job began' if began is not None else ''}"
     if known:
         shown = (
             f"{name} {known[name]}"
@@ -70,19 +103,45 @@ def _screen(run: Standing, verdict: Verdict | None) -> Iterable[str]:
         yield f"Slurm: job {run.job.job if run.job else ''} is {known.get('JobState', 'unknown')}, {', '.join(shown)}"
     log = Path(known.get("StdOut") or (run.job.log if run.job is not None and run.job.log else "/dev/null"))
     yield from (f"  {line}" for line in _last(log, 6) if TOLD.search(line))
-    if verdict is None and run.state in ("failed", "stopped", "new"):
-        yield from _last_words(run, log)
+    if mute or (verdict is None and run.state in ("failed", "stopped", "new")):
+        yield from _last_words(run, log, began)
     if verdict is not None and verdict.text:
         yield from ("", f"rank {verdict.rank} was here:", verdict.text, "")
-    yield f"try: {_remedy(run, verdict, known.get('JobState', ''))}"
+    if mute:
+        yield f"try: {'wait: ranks load, prepare what is not prepared, and meet' if since < LOADING else UNMET}"
+    elif moves is not None and moves.strange:
+        yield f"try: {_way_out(run, moves)}"
+    else:
+        yield f"try: {_remedy(run, verdict, known.get('JobState', ''))}"
 
 
-def _last_words(run: Standing, log: Path) -> Iterable[str]:
-    """What was said last, where no rank came so far as to leave a stamp; what ranks of a job before said is not meant."""
-    note = run.folder / JOBS
-    since = note.stat().st_mtime if note.is_file() else 0.0
-    ranks = [(label, file) for label, file in spoken(run.folder) if file.stat().st_mtime >= since]
-    for label, file in [*ranks, ("job", log)]:
+def _told(moves: Pulse, run: Standing) -> str:
+    """How long ago the last step was, and who is where."""
+    if moves.strange:
+        usual = f", where {significant(run.pace)} s are usual" if moves.begun and run.pace is not None else ""
+        return f"no step for {moves.quiet:.0f} s{usual}: {moves.where}"
+    return f"{'a step' if moves.begun else 'the ranks began'} {moves.quiet:.0f} s ago; {moves.where}"
+
+
+def _way_out(run: Standing, moves: Pulse) -> str:
+    """What to do about a run that does not move."""
+    silence = layers(run.folder)["watch"]["silence"]
+    stacks = f"; after {silence:g} s at one place its stacks are in why.txt, and here" if silence else ""
+    end = f"; mrdist jobs cancel {run.folder.name} ends it"
+    if moves.suspect is None:
+        if moves.where.endswith("in wait"):
+            return f"nobody has a batch for them: do others still prepare (mrdist logs {run.folder.name}), does the disk answer?{end}"
+        return f"if it lasts, they do not hear from one another: {INTERFACES}{end}"
+    rank, place = moves.suspect.rank, moves.suspect.place
+    doubt = "its disk, or the shapes at hand" if place.endswith("wait") else f"what it does in {place}"
+    return f"the others wait for rank {rank}: {doubt} (mrdist logs {run.folder.name} rank={rank}){stacks}{end}"
+
+
+def _last_words(run: Standing, log: Path, began: datetime | None) -> Iterable[str]:
+    """What was said last, since the job began, where no rank came so far as to leave a stamp."""
+    for label, file in [*spoken(run.folder), ("job", log)]:
+        if began is not None and file.is_file() and file.stat().st_mtime < began.timestamp():
+            continue
         if lines := _last(file, 8):
             yield f"the last of {label}:"
             yield from (f"  {line}" for line in lines)
