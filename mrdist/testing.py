@@ -18,6 +18,8 @@ from mrdist.errors import RanksError
 from mrdist.ranks import Ranks
 from mrdist.shapes import TripletBatch
 
+_START = 600.0  # seconds, for what only a busy machine makes slow
+
 
 def on_ranks(size: int, work: Callable[..., Any], *arguments: Any, deadline: float = 300.0) -> list[Any]:
     """Run `work(ranks, *arguments)` in `size` real gloo processes; return what each returned, by rank.
@@ -25,8 +27,11 @@ def on_ranks(size: int, work: Callable[..., Any], *arguments: Any, deadline: flo
     `work` and its arguments must be importable and picklable, as for any spawned process. Processes are forked from a server that
     has torch loaded, and meet in a file: no port to collide with.
 
+    Args:
+        deadline: seconds of silence that end it, counted from when all ranks have met: a busy machine may be slow to start them.
+
     Raises:
-        RanksError: a rank failed (its traceback is in the message), or did not finish within `deadline` seconds.
+        RanksError: a rank failed (its traceback is in the message), or nobody finished for `deadline` seconds.
     """
     context = mp.get_context("forkserver")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # gloo ranks: DeepSpeed need not look for a GPU
@@ -41,16 +46,21 @@ def on_ranks(size: int, work: Callable[..., Any], *arguments: Any, deadline: flo
             process.start()
         try:
             held: dict[int, Any] = {}
+            met, patience = 0, _START
             while len(held) < size:
-                rank, fine, value = mail.get(timeout=deadline)
-                if not fine:
+                rank, news, value = mail.get(timeout=patience)
+                if news == "failed":
                     raise RanksError(what=f"rank {rank} of {size}", got=value, wanted="a result", try_="read its traceback")
-                held[rank] = value
+                if news == "met":
+                    met += 1
+                else:
+                    held[rank] = value
+                patience = deadline if met == size else _START
         except queue.Empty:
             missing = sorted(set(range(size)) - set(held))
             raise RanksError(
                 what=f"ranks {missing} of {size}",
-                got=f"silence for {deadline:g} s",
+                got=f"silence for {patience:g} s",
                 wanted="a result",
                 try_="look for a collective that not every rank calls",
             ) from None
@@ -71,12 +81,13 @@ def _member(rank: int, size: int, folder: str, mail: Any, received: Any, work: C
     try:
         dist.init_process_group("gloo", init_method=f"file://{Path(folder) / 'meeting'}", rank=rank, world_size=size)
         ranks = Ranks(rank, size, dist.group.WORLD)
-        mail.put((rank, True, work(ranks, *arguments)))
+        mail.put((rank, "met", None))
+        mail.put((rank, "done", work(ranks, *arguments)))
         ranks.wait()
         dist.destroy_process_group()
-        received.wait(30)  # tensors lie in memory that this process shares: they go when it goes
+        received.wait(_START)  # tensors lie in memory that this process shares: they go when it goes
     except BaseException:
-        mail.put((rank, False, traceback.format_exc()))
+        mail.put((rank, "failed", traceback.format_exc()))
 
 
 def tiny_triplets(rows: int = 8, *, width: int = 6, points: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32) -> TripletBatch:

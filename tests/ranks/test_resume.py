@@ -27,6 +27,7 @@ from mrdist.training.watchers import Watcher
 from mrdist.training.zero import ZeroConfig
 from tests.ranks.test_zero import SMALL, distance, part
 from tests.ranks.tiny import WIDTH, TinyLoader, tiny_recipe
+from tests.waiting import LATE
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed")
 
@@ -174,7 +175,7 @@ def killed_while_saving(folder: Path) -> None:
 def test_a_kill_in_the_middle_of_saving_keeps_the_checkpoint_before_it(tmp_path):
     process = mp.get_context("forkserver").Process(target=killed_while_saving, args=(tmp_path / "run",))
     process.start()
-    process.join(60)
+    process.join(LATE)
     assert process.exitcode == -signal.SIGKILL
     steps = tmp_path / "run" / "steps"
     assert sorted(p.name for p in steps.iterdir()) == [".00000003.part", "00000002"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mrdist.cli.doctor import examine
+from tests.waiting import LATE
 
 
 def test_an_installation_without_bytecode_is_noticed_and_its_remedy_cures_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,5 +20,5 @@ def test_an_installation_without_bytecode_is_noticed_and_its_remedy_cures_it(tmp
     monkeypatch.setattr(torch, "__file__", str(source))
     (finding,) = [found for found in examine(None) if "bytecode" in found.what]
     assert finding.level == "warn"
-    subprocess.run(shlex.split(finding.remedy), check=True, timeout=60)
+    subprocess.run(shlex.split(finding.remedy), check=True, timeout=LATE)
     assert not [found for found in examine(None) if "bytecode" in found.what]

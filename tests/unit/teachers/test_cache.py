@@ -17,6 +17,7 @@ from mrdist.errors import TeacherError
 from mrdist.teachers import cache as parts
 from mrdist.teachers.base import Rows
 from mrdist.teachers.cache import Cache, cached_images, cached_texts
+from tests.waiting import LATE
 
 
 class Counting:
@@ -137,7 +138,7 @@ def test_processes_may_add_at_the_same_time(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(LATE)
         assert process.exitcode == 0
     teacher, views = Counting(), [b"%d" % n for n in range(300)]
     rows = cached_images(teacher, Cache(tmp_path, "counting"), views)
@@ -162,7 +163,7 @@ cached_images(Counting(), cache, [b"a"])
 def test_a_program_that_ends_leaves_its_rows_and_a_killed_one_leaves_no_harm(tmp_path: Path, end: str, left: int) -> None:
     root = str(Path(__file__).resolve().parents[3])
     program = PROGRAM.format(root=root, folder=str(tmp_path), end=end)
-    code = subprocess.run([sys.executable, "-c", program], cwd=root, timeout=60, check=False).returncode
+    code = subprocess.run([sys.executable, "-c", program], cwd=root, timeout=LATE, check=False).returncode
     assert code == {"": 0, "raise SystemExit(3)": 3}.get(end, -signal.SIGKILL)
     cache = Cache(tmp_path, "counting")
     assert len(cache) == left
