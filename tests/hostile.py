@@ -20,7 +20,7 @@ from tests.assets import CUBE, Json, asset, cube, glb, png, write_good
 
 __all__ = ["LIMITS", "expected", "read", "write_good", "write_hostile"]
 
-LIMITS = Limits(seconds=10, memory_mb=1024, file_mb=16, faces=50_000, texture_pixels=256)
+LIMITS = Limits(seconds=300, memory_mb=1024, file_mb=16, faces=50_000, texture_pixels=256)
 """What the hostile files are meant to exceed."""
 
 

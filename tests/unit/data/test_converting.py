@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from mrdist.data import converting
 from mrdist.data.converted import ConvertedConfig
 from mrdist.data.converting import begun, convert, skipped, work
 from mrdist.data.order import UNIT, place
+from mrdist.data.shards import Shards
 from mrdist.data.sources.foreign import Entry, Source, cloud
 from mrdist.data.sources.projects import source
 from mrdist.data.sources.testsets import SCANNED
@@ -21,6 +24,7 @@ from mrdist.data.triplets import TripletStore
 from mrdist.errors import DataError, RecipeError
 from mrdist.shapes import Points, Triplet
 from tests.foreign import OPENSHAPE, POINTS, UNI3D, hostile, write_openshape, write_test_sets, write_uni3d
+from tests.waiting import LATE
 
 WORDS = {"points": str(POINTS)}
 
@@ -206,19 +210,35 @@ def test_a_file_that_came_later_is_converted_then(tmp_path: Path) -> None:
     assert list(skipped(tmp_path / "out")) == []
 
 
+def half_way(found: Source, folder: Path, there: Event) -> None:
+    """Do as `work`, and stop before the third unit is written, while it is claimed."""
+    written: list[int] = []
+    write = converting.write_part
+
+    def stops(shards: Shards, number: int, *held: Any, **sizes: Any) -> None:
+        if len(written) == 2:
+            there.set()
+            time.sleep(10 * LATE)
+        written.append(number)
+        write(shards, number, *held, **sizes)
+
+    converting.write_part = stops
+    work(found, folder)
+
+
 def test_a_killed_converter_loses_no_shape_and_several_share_the_work(tmp_path: Path) -> None:
     root = tmp_path / "openshape"
     made = write_openshape(root, 400)
     found = source("openshape", root, WORDS)
     begun(found, tmp_path / "out")
-    child = multiprocessing.get_context("forkserver").Process(target=work, args=(found, tmp_path / "out"))
+    context = multiprocessing.get_context("forkserver")
+    there = context.Event()
+    child = context.Process(target=half_way, args=(found, tmp_path / "out", there), daemon=True)
     child.start()
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "out").glob("00*.claim")) and time.monotonic() < deadline:
-        time.sleep(0.002)
+    assert there.wait(LATE)
     child.kill()
     child.join()
-    assert len(list((tmp_path / "out").glob("00*.json"))) < 7
+    assert [len(list((tmp_path / "out").glob(f"00*.{kind}"))) for kind in ("json", "claim")] == [2, 1]
     told: list[int] = []
     held = convert(found, tmp_path / "out", workers=2, progress=lambda stage, done, total: told.append(done))
     assert len(held.store) == len(made)

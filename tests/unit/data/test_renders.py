@@ -33,7 +33,7 @@ from mrdist.progress import Progress, silent
 from mrdist.recipe import Limits, Recipe, Views
 from mrdist.shapes import Shape
 
-VIEWS, LIMITS, POINTS = Views(ring="front4", pixels=24, supersampling=1), Limits(seconds=20), 64
+VIEWS, LIMITS, POINTS = Views(ring="front4", pixels=24, supersampling=1), Limits(seconds=300), 64
 GOOD = 11
 
 
@@ -88,17 +88,24 @@ def times(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def script(catalog: Catalog, folder: Path) -> list[str]:
-    """A process that draws the catalogue and says, line by line, how many shapes it has drawn."""
+def script(catalog: Catalog, folder: Path, halt: int = 0) -> list[str]:
+    """A process that draws the catalogue and says, line by line, how many shapes it has drawn; at `halt` it stops and listens."""
     manifest = catalog.root / "some.jsonl"
     Catalog.write(manifest, catalog.shapes)
     code = f"""
+import sys
 from pathlib import Path
 from mrdist.data import order
 from mrdist.data.catalog import Catalog
 from tests.unit.data.test_renders import drawn
+
+def told(stage, done, total):
+    print(done, flush=True)
+    if done == {halt}:
+        sys.stdin.read()
+
 order.UNIT = 4
-drawn(Catalog.open({str(manifest)!r}), Path({str(folder)!r}), progress=lambda stage, done, total: print(done, flush=True))
+drawn(Catalog.open({str(manifest)!r}), Path({str(folder)!r}), progress=told)
 """
     return [sys.executable, "-c", code]
 
@@ -137,15 +144,14 @@ def test_what_a_child_draws_is_what_the_same_code_draws_here(whole: Renders, cat
 
 
 def test_a_killed_run_is_completed_not_repeated_and_ends_with_the_same_bytes(whole: Renders, catalog: Catalog, tmp_path: Path) -> None:
-    with subprocess.Popen(script(catalog, tmp_path), stdout=subprocess.PIPE, text=True) as run:
+    # One unit of four is written, the second is half drawn.
+    with subprocess.Popen(script(catalog, tmp_path, halt=6), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
-        for line in run.stdout:
-            if int(line) == 6:  # one unit of four is written, the second is half drawn
-                run.send_signal(signal.SIGKILL)
-                break
+        assert [int(next(run.stdout)) for _ in range(6)] == [*range(1, 7)]
+        run.send_signal(signal.SIGKILL)
     before, first = times(tmp_path), unit_name(work_of(catalog, tmp_path)[0].order[0])
     assert f"{first}.json" in before
-    assert "index.json" not in before
+    assert sum(name.endswith(".json") for name in before) == 1
     told: list[int] = []
     drawn(catalog, tmp_path, progress=lambda stage, done, total: told.append(done))
     after = times(tmp_path)

@@ -22,13 +22,18 @@ from mrdist.data.sandbox import Outcome, Sandbox
 from mrdist.errors import DataError
 from mrdist.recipe import Limits
 from tests.hostile import LIMITS, expected, write_good, write_hostile
+from tests.waiting import until
 
 WORK = "tests.unit.data.misdeeds:work"
 
 
+AMPLE = Limits(seconds=300, memory_mb=256)
+"""Seconds that no deed needs, on a busy machine too."""
+
+
 @pytest.fixture(scope="module")
 def one() -> Iterator[Sandbox]:
-    with Sandbox(WORK, Limits(seconds=1, memory_mb=256), warm="tests.unit.data.misdeeds:warm") as sandbox:
+    with Sandbox(WORK, AMPLE, warm="tests.unit.data.misdeeds:warm") as sandbox:
         yield sandbox
 
 
@@ -40,36 +45,38 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def gone(*pids: int, within: float = 6.0) -> bool:
-    deadline = time.monotonic() + within
-    while any(alive(pid) for pid in pids):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
+def await_end(*pids: int) -> None:
+    until(lambda: not any(alive(pid) for pid in pids), f"the end of {pids}")
 
 
 def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def only_child(pid: int) -> int:
+    until(lambda: children(pid), f"a child of {pid}")
+    (child,) = children(pid)
+    return child
+
+
 def test_arrays_and_notes_arrive_as_they_were(one: Sandbox) -> None:
+    began = time.monotonic()
     outcome = one.run({"deed": "arrays", "said": {"a": [1, None, "ä"]}})
     assert outcome.ok, outcome.reason
+    assert 0 < outcome.seconds < time.monotonic() - began
     grid = np.arange(24, dtype=np.float64).reshape(4, 6)
     expected_arrays = {"turned": grid.T, "every other": grid[::2], "none": np.zeros((0, 3), np.float16), "truth": grid > 3}
     for name, array in expected_arrays.items():
         assert outcome.arrays[name].dtype == array.dtype
         np.testing.assert_array_equal(outcome.arrays[name], array)
     assert outcome.notes == {"said": {"a": [1, None, "ä"]}}
-    assert 0 < outcome.seconds < 1
 
 
 def test_a_child_has_the_same_surroundings_everywhere_and_limits_on_top_of_what_was_imported(one: Sandbox) -> None:
     notes = one.run({"deed": "surroundings"}).notes
     assert notes["environment"] == {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": ""}
     assert notes["limits"]["FSIZE"] == notes["limits"]["CORE"] == 0
-    assert (notes["limits"]["CPU"], notes["limits"]["NOFILE"]) == (2, 64)
+    assert (notes["limits"]["CPU"], notes["limits"]["NOFILE"]) == (AMPLE.seconds + 1, 64)
     assert abs(notes["limits"]["AS"] - notes["already"] - (256 << 20)) < 8 << 20
     assert notes["warmed"] == [notes["zygote"]] == [one.pid]  # once, in the zygote
     assert notes["open"] < 10
@@ -80,8 +87,6 @@ def test_a_child_has_the_same_surroundings_everywhere_and_limits_on_top_of_what_
     [
         ("crash", "crash SIGSEGV"),
         ("abort", "crash SIGABRT"),
-        ("spin", "timeout after 1 s"),
-        ("sleep", "timeout after 1 s"),
         ("allocate", "MemoryError: .*"),
         ("grow", "MemoryError: "),
         ("recurse", "RecursionError: .*"),
@@ -90,7 +95,6 @@ def test_a_child_has_the_same_surroundings_everywhere_and_limits_on_top_of_what_
         ("leave_quietly", "no result"),
         ("stop_politely", "SystemExit: enough"),
         ("litter", "OSError: .*File too large.*"),
-        ("leave_a_child", "timeout after 1 s"),
         ("say_nothing_sensible", "TypeError: .*"),
         ("garble", "malformed result: .*"),
         ("cut_off", "a result cut off after 9 of 1000 bytes"),
@@ -102,12 +106,28 @@ def test_a_misdeed_has_a_reason_and_costs_one_request(one: Sandbox, tmp_path: Pa
     outcome = one.run({"deed": deed, "path": str(tmp_path / "litter")})
     assert not outcome.ok
     assert re.fullmatch(reason, outcome.reason), outcome.reason
-    assert outcome.seconds < 2.5
     assert outcome.arrays == {}
     assert one.run({"deed": "arrays", "said": 1}).ok
     assert one.pid == zygote
     assert children(zygote) == []
     assert not (tmp_path / "litter").exists() or (tmp_path / "litter").stat().st_size == 0
+
+
+@pytest.mark.parametrize("deed", ["spin", "sleep", "leave_a_child"])
+def test_a_deed_without_an_end_is_ended_and_costs_one_request(deed: str) -> None:
+    with Sandbox(WORK, Limits(seconds=1, memory_mb=256)) as sandbox:
+        zygote = sandbox.pid
+        outcome = sandbox.run({"deed": deed})
+        assert outcome.reason == "timeout after 1 s"
+        assert outcome.seconds >= 1
+        assert children(zygote) == []
+        # On a busy machine a second may be too short for anything; what is answered at last is the question that was asked last.
+        for number in range(100):
+            outcome = sandbox.run({"deed": "arrays", "said": number})
+            if outcome.reason != "timeout after 1 s":
+                break
+        assert outcome.notes == {"said": number}
+        assert sandbox.pid == zygote
 
 
 def test_complaints_are_heard_and_cut_and_never_taken_for_an_answer(one: Sandbox) -> None:
@@ -119,7 +139,7 @@ def test_complaints_are_heard_and_cut_and_never_taken_for_an_answer(one: Sandbox
 
 
 def test_a_zygote_that_dies_is_replaced() -> None:
-    with Sandbox(WORK, Limits(seconds=5, memory_mb=256)) as sandbox:
+    with Sandbox(WORK, AMPLE) as sandbox:
         first = sandbox.pid
         os.kill(first, signal.SIGKILL)
         assert sandbox.run({"deed": "arrays", "said": 1}).ok
@@ -130,11 +150,11 @@ def test_a_zygote_that_dies_is_replaced() -> None:
         assert outcome.reason == "the process that children are forked from died twice"
         assert sandbox.run({"deed": "arrays", "said": 1}).ok
         last = sandbox.pid
-    assert gone(first, second, last)
+    await_end(first, second, last)
 
 
 def test_an_interrupted_request_does_not_answer_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Sandbox(WORK, Limits(seconds=5, memory_mb=256)) as sandbox:
+    with Sandbox(WORK, AMPLE) as sandbox:
         receive = module.receive
 
         def interrupted(fd: int, deadline: float) -> dict[str, Any]:
@@ -148,7 +168,7 @@ def test_an_interrupted_request_does_not_answer_the_next_one(monkeypatch: pytest
 
 
 def test_it_can_be_closed_while_somebody_waits() -> None:
-    sandbox = Sandbox(WORK, Limits(seconds=60, memory_mb=256))
+    sandbox = Sandbox(WORK, AMPLE)
     zygote, raised = sandbox.pid, list[BaseException]()
 
     def wait() -> None:
@@ -159,15 +179,11 @@ def test_it_can_be_closed_while_somebody_waits() -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    while not children(zygote):
-        time.sleep(0.01)
-    (child,) = children(zygote)
-    began = time.monotonic()
+    child = only_child(zygote)
     sandbox.close()
     thread.join()
-    assert time.monotonic() - began < 5
-    assert len(raised) == 1
-    assert gone(zygote, child)
+    assert len(raised) == 1, "the request had its whole time, and an outcome"
+    await_end(zygote, child)
     with pytest.raises(DataError, match="close"):
         sandbox.run({"deed": "arrays", "said": 1})
 
@@ -178,11 +194,11 @@ def test_nothing_is_left_behind_when_the_parent_is_killed() -> None:
         import os, sys, time
         from mrdist.data.sandbox import Sandbox
         from mrdist.recipe import Limits
-        sandbox = Sandbox({WORK!r}, Limits(seconds=60, memory_mb=256))
-        idle = Sandbox({WORK!r}, Limits(seconds=60, memory_mb=256))
+        sandbox = Sandbox({WORK!r}, {AMPLE!r})
+        idle = Sandbox({WORK!r}, {AMPLE!r})
         sibling = os.fork()
         if sibling == 0:
-            time.sleep(100)
+            time.sleep(1000)
         sys.stdout.write(f"{{sandbox.pid}} {{idle.pid}} {{sibling}}\\n")
         sys.stdout.flush()
         sandbox.run({{"deed": "sleep"}})
@@ -192,12 +208,10 @@ def test_nothing_is_left_behind_when_the_parent_is_killed() -> None:
     assert parent.stdout is not None
     zygote, idle, sibling = (int(word) for word in parent.stdout.readline().split())
     try:
-        while not children(zygote):
-            time.sleep(0.01)
-        (child,) = children(zygote)
+        child = only_child(zygote)
         parent.kill()
         parent.wait()
-        assert gone(zygote, idle, child)
+        await_end(zygote, idle, child)
     finally:
         os.kill(sibling, signal.SIGKILL)
         parent.stdout.close()

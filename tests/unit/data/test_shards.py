@@ -16,6 +16,7 @@ import pytest
 from mrdist.data.claims import Claims, Worklist, held
 from mrdist.data.shards import Shards, join, pack, publish, split, unit_name
 from mrdist.errors import DataError
+from tests.waiting import until
 
 
 def arrays(seed: int, rows: int = 5) -> dict[str, np.ndarray]:
@@ -159,32 +160,37 @@ import sys, numpy as np
 from pathlib import Path
 from mrdist.data.shards import Shards, unit_name
 shards, seed = Shards(Path(sys.argv[1])), int(sys.argv[2])
-print("ready", flush=True)
 while True:
     for number in range(4):
         # Each writer has its own idea of every unit: nothing but the marker says whose tensors count.
         shards.write(unit_name(number), {"who": np.full(50_000, seed)}, {"who": seed})
+    print("all four", flush=True)
 """
 
 
 def test_writers_that_disagree_and_are_killed_never_leave_a_mixed_unit(tmp_path: Path) -> None:
-    shards = Shards(tmp_path)
+    shards, read = Shards(tmp_path), list[int]()
+
+    def both_are_read_often() -> bool:
+        for number in range(4):
+            if shards.has(unit_name(number)):
+                held, unit = shards.read(unit_name(number))
+                assert (held["who"] == unit.notes["who"]).all()
+                read.append(unit.notes["who"])
+        return len(read) > 100 and len(set(read)) == 2
+
     for _ in range(2):
         writers = [
             subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path), str(seed)], stdout=subprocess.PIPE) for seed in (1, 2)
         ]
+        read.clear()
+        until(both_are_read_often, "units of both writers")
         for writer in writers:
             assert writer.stdout is not None
-            writer.stdout.readline()
-        end = time.monotonic() + 0.3
-        while time.monotonic() < end:
-            for number in range(4):
-                if shards.has(unit_name(number)):
-                    held, unit = shards.read(unit_name(number))
-                    assert (held["who"] == unit.notes["who"]).all()
+            assert writer.stdout.readline() == b"all four\n"
         for writer in writers:
             writer.send_signal(signal.SIGKILL)
-            writer.wait()
+            writer.communicate()
         assert list(shards.verify()) == []
     assert shards.missing(range(4)) == []
 
@@ -310,9 +316,15 @@ def test_living_claims_are_seen_without_taking_part(tmp_path: Path) -> None:
 
 
 def test_a_living_claim_is_renewed(tmp_path: Path) -> None:
-    with Claims(tmp_path, silence=0.2) as mine, Claims(tmp_path, silence=0.2) as theirs:
+    path, silence, nap = tmp_path / "a.claim", 20.0, 0.1
+    with Claims(tmp_path, silence=silence) as mine, Claims(tmp_path, silence=silence) as theirs:
         mine.take("a")
-        time.sleep(0.5)
+        os.utime(path, (0, 0))  # as if nobody had renewed it for ages
+        naps = 0
+        while path.stat().st_mtime == 0:
+            time.sleep(nap)
+            naps += 1  # counted, not measured: a machine that stands still lets nobody renew
+            assert naps < silence / nap, "others would think that its owner is dead"
         assert not theirs.take("a")
 
 

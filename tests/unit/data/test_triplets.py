@@ -20,6 +20,7 @@ from mrdist.data.triplets import TripletStore
 from mrdist.data.waiting import Wait
 from mrdist.errors import DataError
 from mrdist.shapes import Points, Triplet
+from tests.waiting import LATE
 
 WIDTH, POINTS = 6, 32
 
@@ -160,7 +161,7 @@ def test_whoever_asks_about_the_whole_waits_for_it_until_nobody_is_at_work(tmp_p
             asked.result(1.0)  # five times its patience, but there is somebody
         write_one(tmp_path, 1, range(7, 9))
         write_index(Shards(tmp_path), 2, width=WIDTH, points=POINTS)
-        assert len(asked.result(10)) == 7
+        assert len(asked.result(LATE)) == 7
     with pytest.raises(DataError, match=r"all of .*: got nothing new for 0\.2 s, and nobody at work on it.*Try: mrdist prepare"):
         following(tmp_path / "nothing", 2).indices("train")
 
