@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -17,12 +16,13 @@ import pytest
 from mrdist.cli import launching
 from mrdist.cli.launching import LOG, launcher, local
 from mrdist.errors import RecipeError
+from tests.waiting import LATE, until
 
 
 def test_a_run_that_fails_ends_and_says_why_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("bath: 3\n")
-    ticks: list[float] = []
-    local([tmp_path], {"jobs": "2"}, lambda: ticks.append(time.monotonic()))
+    ticks: list[bool] = []
+    local([tmp_path], {"jobs": "2"}, lambda: ticks.append(True))
     assert "error:" in (tmp_path / LOG).read_text()
     assert ticks
 
@@ -30,12 +30,13 @@ def test_a_run_that_fails_ends_and_says_why_in_its_folder(tmp_path: Path) -> Non
 def test_a_run_that_somebody_left_behind_is_waited_for_and_not_begun_again(tmp_path: Path) -> None:
     with (tmp_path / "lock").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        waiting = threading.Thread(target=local, args=([tmp_path], {}, lambda: None))
+        looks: list[bool] = []
+        waiting = threading.Thread(target=local, args=([tmp_path], {}, lambda: looks.append(True)), daemon=True)
         waiting.start()
-        time.sleep(1.2)
+        until(lambda: len(looks) > 2, "three looks")
         assert waiting.is_alive()
         (tmp_path / "done").touch()
-    waiting.join(timeout=30)
+    waiting.join(LATE)
     assert not waiting.is_alive()
     assert not (tmp_path / LOG).exists()
 

@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from mrdist.data.claims import Claims
 from mrdist.errors import DataError, RanksError, RecipeError
 from mrdist.prepare import prepare
 from mrdist.recipe import load, to_yaml
@@ -21,6 +22,7 @@ from mrdist_cluster.drive import await_room, drive, saved
 from mrdist_cluster.ranks import said_by
 from mrdist_cluster.status import Follower, Heard
 from tests.cluster.small import recipe
+from tests.waiting import until
 
 SMOKE = load("smoke")
 
@@ -101,7 +103,7 @@ def test_the_first_rank_that_knows_what_is_wrong_is_heard_not_those_it_left() ->
 
 def test_a_cluster_without_room_is_waited_for_and_then_named() -> None:
     rooms = iter([0, 3])
-    assert await_room(lambda: next(rooms), within=10) == 3
+    assert await_room(lambda: next(rooms), within=60) == 3
     with pytest.raises(RanksError, match="no room for a rank"):
         await_room(lambda: 0, within=0)
 
@@ -125,8 +127,7 @@ def test_a_signal_becomes_a_stop_file_again_and_again_until_the_ranks_end(tmp_pa
     def train(ranks: int) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
         for _ in range(2):  # ranks that only begin take the first one away
-            while not (tmp_path / "stop").exists():
-                time.sleep(0.05)
+            until((tmp_path / "stop").exists, "the stop file", within=60)
             (tmp_path / "stop").unlink()
 
     before = signal.getsignal(signal.SIGUSR1)
@@ -166,21 +167,22 @@ def test_who_asks_for_the_end_gets_it_also_from_ranks_that_were_to_start_again(t
 
 def test_ranks_that_have_taken_no_step_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mrdist_cluster.drive.IDLE", 0.5)
-    ended = threading.Event()
+    ended, waited_for = threading.Event(), list[bool]()
 
     def train(ranks: int) -> None:
         (tmp_path / "stop").touch()
         ended.wait(60)
+        waited_for.append(True)
 
     fed: list[bool] = []
 
     def feed(over: Callable[[], bool]) -> None:
-        while not over():
-            time.sleep(0.05)
+        until(over, "the end of the ranks", within=60)
         fed.append(True)
 
     assert driven(tmp_path, train, feed=feed) == 75
     assert fed == [True]
+    assert not waited_for
     ended.set()
 
 
@@ -191,7 +193,7 @@ def test_a_pipeline_that_cannot_go_on_ends_the_driver(tmp_path: Path) -> None:
         raise DataError(what="chair.glb", got="nothing", wanted="a mesh", try_="look")
 
     def train(ranks: int) -> None:
-        ended.wait(30)
+        ended.wait(60)
 
     with pytest.raises(DataError, match=r"chair\.glb"):
         driven(tmp_path, train, feed=feed)
@@ -228,7 +230,14 @@ def test_a_run_folder_in_a_jobs_copy_of_its_working_directory_is_refused(tmp_pat
 
 
 def test_a_run_has_one_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrdist_cluster.begin.SILENCE", 1.0)
+    class Hasty(Claims):
+        """Claims that end as late as ever, and are not waited for as long."""
+
+        def hold(self, name: str, *, within: float) -> AbstractContextManager[None]:
+            assert within > self.silence, "what a dead driver left is taken over"
+            return super().hold(name, within=within / 100)
+
+    monkeypatch.setattr("mrdist_cluster.begin.Claims", Hasty)
     with alone(tmp_path / "run"):
         with pytest.raises(DataError, match="my turn"), alone(tmp_path / "run"):
             pass
