@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+
+from tests.waiting import LATE, until
 
 RECIPE = """
 base: smoke
@@ -84,9 +84,10 @@ def test_a_stop_file_ends_a_run_that_goes_on_later(place: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(words, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            folder = waited(lambda: next(iter((place / "stops").glob("*/metrics.jsonl")), None)).parent
+            until(lambda: list((place / "stops").glob("*/metrics.jsonl")), "a step")
+            (folder,) = (place / "stops").iterdir()
             (folder / "stop").touch()
-            assert process.wait(timeout=300) == 75
+            assert process.wait(timeout=LATE) == 75
         finally:
             process.kill()
     taken = len((folder / "metrics.jsonl").read_text().splitlines())
@@ -95,16 +96,6 @@ def test_a_stop_file_ends_a_run_that_goes_on_later(place: Path) -> None:
     mrdist(place, "train", str(folder), f"steps={taken + 2}")
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, taken + 3))
-
-
-def waited(look: Callable[[], Path | None], within: float = 300.0) -> Path:
-    """What `look` sees, as soon as it sees something."""
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        if (seen := look()) is not None:
-            return seen
-        time.sleep(0.05)
-    raise AssertionError("nothing to be seen")
 
 
 def test_evaluation_says_the_same_again(place: Path, run: Path) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore
 
 from mrdist.cli.main import DONE, STOPPED, Flags
 from mrdist.cli.train import carry_out
@@ -21,10 +20,12 @@ from mrdist.data import order
 from mrdist.data.synthetic import SyntheticConfig
 from mrdist.prepare import prepare
 from mrdist.recipe import Recipe, Views, load
+from mrdist.training.folder import lines
 from tests.colours import Colours
 from tests.e2e.test_prepare import ReadyConfig
+from tests.waiting import LATE, until
 
-RANKS, SECONDS = 2, 120
+RANKS = 2
 SMALL = [
     "steps=16", "batch=8", "points=32", "sample=32", "workers=1", "device=cpu", "optim.warmup=2",
     "watch.log_every=0", "watch.pictures_every=0", "watch.save_every=0", "watch.evaluate_every=5", "watch.shapes=true",
@@ -52,7 +53,7 @@ def main(verb: str, store: str, *more: str) -> int:
 
     def images(self: Colours, encoded: Any) -> Any:
         if len(list(Path(store).glob("triplets/*/0*.json"))) == int(halt):
-            time.sleep(SECONDS)  # at work, and stuck: until somebody kills it
+            time.sleep(100 * LATE)  # at work, and stuck: until somebody kills it
         return seen(self, encoded)
 
     seen = Colours.images
@@ -62,6 +63,7 @@ def main(verb: str, store: str, *more: str) -> int:
 
 
 processes: list[subprocess.Popen[bytes]] = []
+stores: list[TCPStore] = []
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +73,7 @@ def _nobody_stays() -> Iterator[None]:
         process.kill()
         process.wait()
     processes.clear()
+    stores.clear()
 
 
 def started(*words: object, **environment: str) -> subprocess.Popen[bytes]:
@@ -80,34 +83,31 @@ def started(*words: object, **environment: str) -> subprocess.Popen[bytes]:
 
 
 def ranks(store: Path, live: str, folder: Path) -> list[subprocess.Popen[bytes]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(RANKS)}
-    return [started("train", store, live, folder, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(RANKS)]
-
-
-def until(seen: Callable[[], bool], *alive: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not seen():
-        assert time.monotonic() < deadline
-        assert all(process.poll() is None for process in alive)
-        time.sleep(0.1)
+    # As torchrun does: they meet in a store of ours, whose port the kernel has chosen.
+    stores.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(stores[-1].port), "WORLD_SIZE": str(RANKS)}
+    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    return [started("train", store, live, folder, RANK=str(rank), LOCAL_RANK=str(rank), **meeting, **agent) for rank in range(RANKS)]
 
 
 def curve(run: Path) -> list[tuple[Any, ...]]:
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["loss"], line["terms"], line["gradient_norm"], line["shapes"]) for line in lines]
+    taken = lines(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else ()
+    return [(line["step"], line["loss"], line["terms"], line["gradient_norm"], line["shapes"]) for line in taken]
 
 
 def ended(some: list[subprocess.Popen[bytes]]) -> list[int]:
-    return [process.wait(SECONDS) for process in some]
+    return [process.wait(LATE) for process in some]
 
 
-@pytest.mark.timeout(4 * SECONDS)
 def test_a_live_run_is_the_run_on_a_prepared_store_whoever_is_killed_and_whoever_stops(tmp_path: Path) -> None:
     store, run, reference = tmp_path / "store", tmp_path / "run", tmp_path / "reference"
     trainers, maker = ranks(store, "live", run), started("prepare", store, 4)
-    until(lambda: (run / "metrics.jsonl").is_file() and len(curve(run)) >= 3, *trainers, maker)
+
+    def three_steps() -> bool:
+        assert all(process.poll() is None for process in (*trainers, maker))
+        return len(curve(run)) >= 3
+
+    until(three_steps, "three steps")
     maker.kill()
     maker.wait()
     assert not list(store.glob("triplets/*/index.json"))  # it trained, and there was more to come

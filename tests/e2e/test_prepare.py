@@ -76,7 +76,7 @@ def recipe(store: Path, **changes: object) -> Recipe:
         store=str(store),
         data=SyntheticConfig(train=1, val=0, test=1, unseen=1),
         views=Views(ring="front4", pixels=16, supersampling=1),
-        limits=Limits(seconds=20),
+        limits=Limits(seconds=300),
         teacher=ColoursConfig(),
     )
     return replace(given, **changes)  # type: ignore[arg-type]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_commands import RECIPE, mrdist, waited
+from tests.e2e.test_commands import RECIPE, mrdist
+from tests.waiting import until
 
 GRID = """
 optim: {warmup: 1}
@@ -26,18 +27,36 @@ grid:
 """
 STEPS = 6
 
+# Read by every Python that starts with this file in its path: the second run stops in its middle, until it is killed.
+STANDS_STILL = """
+import sys, time
+if "train" in sys.orig_argv and any(word.endswith("wide-mrd-s0") for word in sys.orig_argv):
+    from mrdist.training.run import Run
+    save = Run.save
+    def save_and_stop(run):
+        place = save(run)
+        if run.step == 3:
+            time.sleep(3600)
+        return place
+    Run.save = save_and_stop
+"""
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which an experiment was killed in the middle of its second run."""
     place = tmp_path_factory.mktemp("grid")
     (place / "mini.yaml").write_text(RECIPE.split("optim:")[0] + GRID)
+    (place / "still").mkdir()
+    (place / "still" / "sitecustomize.py").write_text(STANDS_STILL)
     words = [sys.executable, "-m", "mrdist", "scale", "mini.yaml", "-q"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, (str(place / "still"), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     with subprocess.Popen(words, cwd=place, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         try:
             second = place / "runs" / "mini" / "wide-mrd-s0"
-            waited(lambda: second if (second / "steps").is_dir() and any((second / "steps").glob("0*/index.json")) else None)
+            until((second / "steps" / "00000003" / "index.json").exists, "half of the second run")
+            until((second / "lock").read_text, "its number")
         finally:
             process.kill()
     # The run has a session of its own; a power failure would have taken it, too.
