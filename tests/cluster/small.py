@@ -52,7 +52,7 @@ def recipe(store: Path, **changes: object) -> Recipe:
         store=str(store),
         data=SyntheticConfig(train=6, val=0, test=1, unseen=1),
         views=Views(ring="front4", pixels=16, supersampling=1),
-        limits=Limits(seconds=20),
+        limits=Limits(seconds=300),
         pools=Pools(renderers=(1, 2), teachers=(1, 1)),
         teacher=ColoursConfig(),
     )

@@ -11,13 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
 from mrdist.data.catalog import Catalog
+from mrdist.data.claims import held
 from mrdist.data.shards import unit_name
 from mrdist.data.sources.folder import FolderConfig
 from mrdist.data.synthetic import SyntheticConfig
@@ -37,6 +40,7 @@ from tests import hostile
 from tests.cluster.armed import Armed
 from tests.cluster.killer import DEADLY, parent
 from tests.cluster.small import ColoursConfig, files, recipe
+from tests.waiting import LATE, until
 
 BOTH = "render and embed"
 
@@ -65,26 +69,48 @@ def ours(pid: int) -> bool:
     return pid == os.getpid()
 
 
-def owner(folder: Path, within: float = 400) -> int:
-    """The process that is at work on something in a folder."""
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        for claim in folder.glob("*.claim"):
-            try:
-                pid = int(json.loads(claim.read_bytes())["pid"])
-            except (OSError, ValueError):
-                continue
-            if ours(pid):
-                return pid
-        time.sleep(0.01)
-    raise AssertionError(f"nobody works in {folder}")
+def claims(folder: Path) -> dict[Path, int]:
+    """The claims in a folder of processes that descend from this one, and whose they are."""
+    found = {}
+    for claim in folder.glob("*.claim"):
+        try:
+            pid = int(json.loads(claim.read_bytes())["pid"])
+        except (OSError, ValueError):
+            continue
+        if ours(pid):
+            found[claim] = pid
+    return found
 
 
-def until(seen: Callable[[], bool], within: float = 400) -> None:
-    deadline = time.monotonic() + within
-    while not seen():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def stands_still(pid: int) -> bool:
+    """Whether all threads of a process have stopped.
+
+    Raises:
+        OSError: it has ended.
+    """
+    states = {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()}
+    if "Z" in states:
+        raise ProcessLookupError
+    return states == {"T"}
+
+
+def caught(folder: Path) -> int:
+    """A process that is at work on a unit in a folder, stopped before that is written."""
+    found: list[int] = []
+
+    def stops() -> bool:
+        for claim, pid in claims(folder).items():
+            with suppress(OSError):  # it ended by itself
+                os.kill(pid, signal.SIGSTOP)
+                until(partial(stands_still, pid), f"{pid} stops")
+                if claim.exists() and not claim.with_suffix(".json").exists():
+                    found.append(pid)
+                    return True
+                os.kill(pid, signal.SIGCONT)  # it was too fast: the next unit, then
+        return False
+
+    until(stops, f"somebody who works in {folder}")
+    return found[0]
 
 
 class Running:
@@ -110,7 +136,7 @@ class Running:
             self._wrong = wrong
 
     def done(self) -> dict[str, Figures]:
-        self._thread.join(600)
+        self._thread.join(2 * LATE)
         assert not self._thread.is_alive()
         if self._wrong is not None:
             raise self._wrong
@@ -128,7 +154,7 @@ def test_the_pools_make_the_same_bytes_as_one_process(cluster: str, alone: Prepa
     assert running.told[-1] == (BOTH, shapes, shapes)
     assert figures.fullest.has > 0
     assert figures.fullest.spilled == 0
-    assert "teachers wait for renderers" in figures.line() or figures.rendering < 0.9
+    assert min(figures.rendering, figures.teaching) > 0
 
 
 def test_where_nothing_is_missing_ray_is_not_even_imported(alone: Prepared) -> None:
@@ -150,9 +176,9 @@ def test_a_killed_renderer_and_a_killed_teacher_lose_and_repeat_nothing(cluster:
     mine = recipe(tmp_path, teacher=ColoursConfig(seconds=1))
     running = Running(mine)
     renders = tmp_path / "renders" / alone.renders.folder.name
-    renderer = owner(renders)
+    renderer = caught(renders)
     os.kill(renderer, signal.SIGKILL)
-    teacher = owner(tmp_path / "triplets" / alone.store.folder.name)
+    teacher = caught(tmp_path / "triplets" / alone.store.folder.name)
     assert teacher != renderer
     os.kill(teacher, signal.SIGKILL)
     figures = running.done()[BOTH]
@@ -181,14 +207,20 @@ def test_two_pipelines_on_one_store_share_the_work(cluster: str, alone: Prepared
         [sys.executable, "-c", OTHER, str(tmp_path)], env={**os.environ, "RAY_ADDRESS": cluster}, stdout=subprocess.PIPE, text=True
     )
     renders = tmp_path / "renders" / alone.renders.folder.name
-    theirs_first = owner(renders)
-    os.kill(theirs_first, signal.SIGSTOP)  # their only renderer, with a unit in its hands: all others are left to mine
+    theirs_first = caught(renders)  # their only renderer, with a unit in its hands: all others are left to mine
+
+    def the_others_are_drawn() -> bool:
+        for claim, pid in claims(renders).items():
+            if pid == theirs_first:
+                os.utime(claim)  # as it would itself, did it not stand still: it may do so for longer than a claim lasts
+        return len(list(renders.glob("0*.safetensors"))) >= alone.renders.units - 1
+
     mine = recipe(tmp_path)
     running = Running(mine)
-    until(lambda: len(list(renders.glob("0*.safetensors"))) >= alone.renders.units - 1)
+    until(the_others_are_drawn, "the units that are left")
     os.kill(theirs_first, signal.SIGCONT)
     figures = running.done()[BOTH]
-    said, _ = other.communicate(timeout=400)
+    said, _ = other.communicate(timeout=LATE)
     assert other.returncode == 0
     theirs = json.loads(said)[BOTH]
     assert figures.views > 0
@@ -241,7 +273,8 @@ def test_an_error_of_an_actor_is_said_in_its_own_words(cluster: str, alone: Prep
     (tmp_path / "triplets" / alone.store.folder.name / f"{unit_name(1)}.json").mkdir(parents=True)
     with pytest.raises(DataError, match=r"00001\.json: got Is a directory"):
         Running(recipe(tmp_path)).done()
-    assert not list(tmp_path.rglob("*.claim"))
+    # Ray ends the others a moment later, some of them at work: what counts is that nobody holds a claim then.
+    until(lambda: not any(held(claim.parent) for claim in tmp_path.rglob("*.claim")), "the end of all claims")
 
 
 def poisoned(folder: Path, *, good: int, copies: int) -> tuple[Recipe, dict[str, Path]]:
@@ -282,7 +315,7 @@ def test_views_are_redrawn_one_round_ahead_of_training(cluster: str, tmp_path: P
     step = 2 * epoch - 1
     running = Running(here, step=lambda: step)
     rounds = [Work.open(here).round(number) for number in range(3)]
-    until(lambda: finished(rounds[1].renders) and finished(rounds[1].triplets("colours12")))
+    until(lambda: finished(rounds[1].renders) and finished(rounds[1].triplets("colours12")), "round 1")
     time.sleep(3)
     assert not rounds[2].renders.exists()
     step += 1  # epoch 2, the first of round 1
