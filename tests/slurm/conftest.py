@@ -43,6 +43,30 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lab
 
 
+# Read by every Python that starts with this file in its path.
+LINGERS = """
+import sys, time
+if "train" in sys.orig_argv or "submitit.core._submit" in sys.orig_argv:
+    from mrdist.training.run import Run
+    reading, seen = Run.reading, set()
+    def lingers(run, loss):
+        if run.step not in seen:
+            seen.add(run.step)
+            time.sleep(0.05)
+        return reading(run, loss)
+    Run.reading = lingers
+"""
+
+
+@pytest.fixture(scope="session")
+def lingering(lab: Path) -> str:
+    """A PYTHONPATH with which every step takes a moment longer: on no machine is a run over before somebody can interrupt it."""
+    folder = lab / "lingering"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(LINGERS)
+    return str(folder)
+
+
 def shared(lab: Path) -> list[Path]:
     """What nodes must see, wherever it lies: the laboratory, the checkout and Python."""
     return [lab, ROOT, *{Path(prefix) for prefix in (sys.prefix, sys.base_prefix)}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -54,8 +55,11 @@ class Slurm:
     shared: Sequence[Path] = ()  # folders under /tmp that all nodes see
     nodes: tuple[str, ...] = ("node1", "node2", "node3")
     _process: subprocess.Popen[bytes] = field(init=False, repr=False)
+    _present: int = field(init=False, repr=False)  # an open file; all clusters of this machine share its lock
 
     def __enter__(self) -> Self:
+        self._present = os.open("/sys/fs/cgroup", os.O_RDONLY)
+        fcntl.flock(self._present, fcntl.LOCK_SH)
         environment = {**os.environ, "SHARED": ":".join(str(place) for place in self.shared)}
         self._process = subprocess.Popen(["bash", str(HERE / "up.sh"), str(self.folder), str(len(self.nodes))], env=environment)
         try:
@@ -71,12 +75,14 @@ class Slurm:
 
     def _down(self) -> None:
         self._process.kill()
-        self._process.wait(timeout=30)
-        for node in self.nodes:
-            left = [place for place, _, _ in os.walk(f"/sys/fs/cgroup/freezer/slurm_{node}", topdown=False)]
-            for place in left:
-                with suppress(OSError):
-                    os.rmdir(place)
+        self._process.wait(timeout=60)
+        with suppress(BlockingIOError):  # nodes of another cluster have the same names: the last one clears up
+            fcntl.flock(self._present, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for node in self.nodes:
+                for place, _, _ in list(os.walk(f"/sys/fs/cgroup/freezer/slurm_{node}", topdown=False)):
+                    with suppress(OSError):
+                        os.rmdir(place)
+        os.close(self._present)
 
     def on(self, host: str, *words: str, within: float = 120, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
         """What a command on the login host or on a node says."""

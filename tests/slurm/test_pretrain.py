@@ -41,8 +41,8 @@ def test_two_nodes_train_to_the_end_and_measure(undisturbed: Job) -> None:
     assert len((undisturbed.folder / "command.txt").read_text().splitlines()) == 1
 
 
-def test_a_job_whose_time_is_nearly_up_saves_and_goes_on_after_the_queue(slurm: Slurm, lab: Path, undisturbed: Job) -> None:
-    job = submit(slurm, lab)
+def test_a_job_whose_time_is_nearly_up_saves_and_goes_on_after_the_queue(slurm: Slurm, lab: Path, undisturbed: Job, lingering: str) -> None:
+    job = submit(slurm, lab, PYTHONPATH=lingering)
     job.reaches(10)
     slurm.on("login", "scancel", "--batch", "--signal=USR1", str(job.id))
     job.ends()

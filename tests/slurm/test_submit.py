@@ -87,7 +87,10 @@ def test_a_submitted_recipe_trains_on_two_nodes_and_is_measured(slurm: Slurm, la
     assert any(line.startswith("1: ") and "on node2" in line for line in said.splitlines())
 
 
-def test_an_interrupted_job_goes_on_from_the_queue_with_the_undisturbed_curve(slurm: Slurm, lab: Path, undisturbed: Submitted) -> None:
+def test_an_interrupted_job_goes_on_from_the_queue_with_the_undisturbed_curve(
+    slurm: Slurm, lab: Path, undisturbed: Submitted, lingering: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", lingering)
     (run,) = submit(slurm, lab, "nodes=2")
     run.reaches(10)
     slurm.on("login", "scancel", "--signal=USR2", run.job)  # as Slurm does before the end of a window, and before it takes nodes away

@@ -30,7 +30,7 @@ if [ -w /sys/fs/cgroup/freezer/cgroup.procs ]; then tracking=cgroup; fi
 case $(slurmd -V) in *" 2"[12].*) plugin=cgroup/v1 ;; *) plugin=disabled ;; esac
 echo "CgroupPlugin=$plugin" >"$root/cgroup.conf"
 sed -e "s|@ROOT@|$root|g" -e "s|@NET@|$net|g" -e "s|@NODES@|node[1-$nodes]|g" -e "s|@TRACKING@|$tracking|g" -e "s|@GPUS@|$gpus|g" \
-    -e "s|@FIRST@|$(($(date +%s) % 9000000 + 1000))|g" \
+    -e "s|@FIRST@|$(($(date +%s%3N) % 60000 * 1000 + 1000))|g" \
     "$here/slurm.conf" >"$root/slurm.conf"
 echo "NodeName=node[1-$nodes] Name=gpu Type=h100 File=$root/dev/gpu[0-$((gpus - 1))]" >"$root/gres.conf"
 for ((i = 1; i <= nodes; i++)); do
