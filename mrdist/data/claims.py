@@ -54,7 +54,8 @@ class Claims:
 
     def take(self, name: str) -> bool:
         """Whether `name` is mine now."""
-        return self._made(name) or (self._removed(name) and self._made(name))
+        # To look costs a file server less than to try, and most of what is looked at is somebody's.
+        return (not self._path(name).exists() or self._removed(name)) and self._made(name)
 
     def release(self, name: str) -> None:
         """Let others have `name`; if it was taken over, it stays with whoever has it now."""

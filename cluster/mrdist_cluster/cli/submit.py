@@ -146,7 +146,6 @@ def _begin(recipe: Recipe, folder: Path | None) -> Path:
     from mrdist.training.folder import replace_text
 
     folder = folder or new_folder(recipe)
-    folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / "recipe.yaml", to_yaml(recipe))
     return folder
 
