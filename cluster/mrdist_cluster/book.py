@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 from mrdist.errors import RecipeError
@@ -48,6 +49,7 @@ class Share:
     teachers: int  # at most
     ranks: int
     alone: int  # renderers at most, while no teacher works: it may have to see all views first
+    idle: str = ""  # GPUs that nobody uses, and what would use them
 
     @property
     def on_gpus(self) -> bool:
@@ -61,6 +63,7 @@ class Share:
         return [
             f"cluster   {_amount(len(self.nodes), 'node')}: {_both(cores, gpus)}",
             *(f"{seat.verb:<9} {count} x {seat}" for count, seat in taken if count),
+            *([f"idle      {self.idle}"] if self.idle else []),
         ]
 
 
@@ -88,21 +91,50 @@ def plan(recipe: Recipe, nodes: Sequence[Node], *, prepared: bool = False, train
     enough = all(room.take(seat, count) == count for count, seat in least)
     places = room.take(train, recipe.batch) if enough and training else 0
     most = ranks_for(recipe.batch, places)
+    asked = on_gpus and ranks is None  # who says how many ranks leaves the other GPUs alone
     ranks = 0 if not training else most if ranks is None else ranks
     if not enough or ranks > places or (training and ranks == 0):
         raise _refusal((*least, (max(ranks, int(training)), train)), nodes, most)
 
+    places += room.take(train, sum(int(node.gpus) for node in nodes)) if asked and training else 0  # in a wider batch
     room = _Room(nodes)
     for count, seat in (*least, (ranks, train)):
         room.take(seat, count)
     if prepared:
-        return Share(tuple(nodes), render, teach, train, renderers=0, teachers=0, ranks=ranks, alone=0)
+        idle = _idle(recipe, room, ranks, places, None, teach) if asked else ""
+        return Share(tuple(nodes), render, teach, train, renderers=0, teachers=0, ranks=ranks, alone=0, idle=idle)
     teachers = pools.teachers[0] + room.take(teach, pools.teachers[1] - pools.teachers[0])
+    idle = _idle(recipe, deepcopy(room), ranks, places, teachers, teach) if asked else ""
     renderers = pools.renderers[0] + room.take(render, pools.renderers[1] - pools.renderers[0])
     room = _Room(nodes)
     room.take(train, ranks)
     alone = room.take(render, pools.renderers[1])
-    return Share(tuple(nodes), render, teach, train, renderers, teachers, ranks, alone)
+    return Share(tuple(nodes), render, teach, train, renderers, teachers, ranks, alone, idle)
+
+
+def _idle(recipe: Recipe, room: _Room, ranks: int, places: int, teachers: int | None, teach: Seat) -> str:
+    """Which GPUs ranks and teachers leave unused, and what would use them.
+
+    Args:
+        room: what they leave.
+        places: for ranks, if only the batch could be shared by so many.
+        teachers: how many there are; None: nobody has to teach.
+    """
+    gpus = room.whole_gpus
+    if not gpus:
+        return ""
+    instead = "no cores are left beside them"
+    if 0 < ranks < places:
+        instead = f"batch={_batch_for(recipe.batch, places)} would train on {places}"
+    elif teachers is not None and (more := room.take(teach, gpus)):
+        instead = f"pools.teachers=[{recipe.pools.teachers[0]},{teachers + more}] would teach on {'it' if gpus == 1 else 'them'}"
+    return f"{_amount(gpus, 'GPU')}: {instead}"
+
+
+def _batch_for(batch: int, ranks: int) -> int:
+    """The global batch nearest to `batch` that so many ranks share evenly, in eights of rows where each has as many."""
+    rows = max(1, batch / ranks)
+    return ranks * (8 * round(rows / 8) if rows >= 8 else round(rows))
 
 
 class _Room:
@@ -114,6 +146,11 @@ class _Room:
     def take(self, seat: Seat, most: int) -> int:
         """How many of `most` get a seat."""
         return next((count for count in range(most) if not self._seat(seat)), most)
+
+    @property
+    def whole_gpus(self) -> int:
+        """GPUs of which nobody has any part."""
+        return sum(free == 1.0 for node in self._free for free in node.gpus)
 
     def _seat(self, seat: Seat) -> bool:
         # Who needs no GPU leaves cores beside GPUs to others, as Ray does.

@@ -102,3 +102,33 @@ def test_the_book_reads_like_a_sentence_per_kind() -> None:
         "teach     2 x 1 GPU + 1 core",
         "train     4 x 1 GPU + 1 core",
     ]
+
+
+def test_gpus_that_nobody_uses_are_in_the_book_with_what_would_use_them() -> None:
+    def last(*arguments: object, **more: object) -> str:
+        return plan(*arguments, **more).lines()[-1]  # type: ignore[arg-type]
+
+    assert last(recipe(batch=1024), [node(64, 7)], prepared=True) == "idle      3 GPUs: batch=1008 would train on 7"
+    assert last(recipe(batch=1024), [node(64, 8)] * 4) == "idle      8 GPUs: batch=992 would train on 31"
+    assert last(recipe(batch=12, teachers=(1, 1)), [node(64, 8)]) == "idle      1 GPU: batch=14 would train on 7"
+    assert last(recipe(teachers=(1, 4)), [node(64, 8)], training=False) == "idle      4 GPUs: pools.teachers=[1,8] would teach on them"
+    assert last(recipe(batch=4), [node(6, 8)]) == "idle      3 GPUs: no cores are left beside them"
+
+
+@pytest.mark.parametrize("batch", [5, 12, 64, 100, 1000, 1024, 4096])
+@pytest.mark.parametrize("gpus", [3, 5, 6, 7, 12, 31])
+def test_the_batch_that_the_book_proposes_leaves_no_gpu_idle(batch: int, gpus: int) -> None:
+    told = plan(recipe(batch=batch), [node(640, gpus)], prepared=True)
+    if told.ranks == gpus:
+        assert told.idle == ""
+    else:
+        proposed = int(told.idle.partition("batch=")[2].split()[0])
+        assert plan(recipe(batch=proposed), [node(640, gpus)], prepared=True).ranks == gpus
+        assert 0.7 < proposed / batch < 1.4 or batch < gpus
+
+
+def test_gpus_that_nobody_asked_for_or_that_are_shared_are_not_idle() -> None:
+    assert plan(recipe(batch=4, device="cpu"), [node(6, 8)]).idle == ""
+    assert plan(recipe(batch=4, device="cpu"), [node(6, 8)], prepared=True).idle == ""
+    assert plan(recipe(batch=8), [node(64, 8)], prepared=True, ranks=4).idle == ""
+    assert plan(recipe(batch=4, teacher_gpus=0.25, teachers=(1, 1)), [node(64, 5)]).idle == ""
