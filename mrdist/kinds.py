@@ -12,7 +12,11 @@ from mrdist.errors import RecipeError
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a recipe that comes in several kinds; each kind is a frozen dataclass that knows how to build itself."""
+    """A part of a recipe that comes in several kinds; each kind is a frozen dataclass that knows how to build itself.
+
+    A kind may have two methods that raise an MrdistError: `check(recipe)` for values that mean nothing, which every `load` calls, and
+    `look()` for what they name and this machine has not, which is called before anything is spent, and not where one only plans.
+    """
 
     kind: str = ""
 

@@ -31,15 +31,24 @@ def this_device(name: str = "auto") -> torch.device:
     Raises:
         RecipeError: a GPU is wanted and there is none, or the name is unknown.
     """
+    check_device(name)
     here = torch.cuda.is_available()
-    if name not in ("auto", "cpu", "cuda"):
-        raise RecipeError(what="device", got=repr(name), wanted="auto, cpu or cuda", try_="device=auto")
     if name == "cuda" and not here:
         raise RecipeError(what="device", got="cuda, and torch sees no GPU", wanted="a GPU", try_="device=auto, or mrdist doctor")
     if not here or name == "cpu":
         return torch.device("cpu")
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def check_device(name: str) -> None:
+    """Refuse what is no device anywhere.
+
+    Raises:
+        RecipeError: the name is unknown.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise RecipeError(what="device", got=repr(name), wanted="auto, cpu or cuda", try_="device=auto")
 
 
 class _Gather(torch.autograd.Function):

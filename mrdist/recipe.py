@@ -156,6 +156,11 @@ class Recipe:
     watch: Watch = field(default_factory=Watch)
     evaluate: Evaluate = field(default_factory=Evaluate)
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The splits that a run measures: at the end, and on its way there."""
+        return tuple(dict.fromkeys([*self.evaluate.splits, *(["val"] if self.watch.evaluate_every else [])]))
+
 
 def load(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe.

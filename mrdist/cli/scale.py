@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mrdist.cli.contradictions import contradictions
+from mrdist.cli.lacking import refuse
 from mrdist.cli.launching import LOCAL, LOG, launcher
 from mrdist.cli.main import DONE, YOURS, Flags
 from mrdist.cli.screen import Screen
@@ -40,8 +40,8 @@ def scale(words: Sequence[str], flags: Flags) -> int:
     changes, name, told = _told(words[1:])
     launch = launcher(name)
     experiment = read(words[0], changes)
-    for problem in (p for cell in experiment.cells for p in contradictions(cell.recipe)):
-        raise problem
+    for cell in experiment.cells:
+        refuse(cell.recipe)
     if flags.dry_run:
         print(_listed(experiment))
         return DONE

@@ -9,8 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from mrdist.cli.contradictions import contradictions
 from mrdist.cli.evaluate import is_run, run_folder
+from mrdist.cli.lacking import refuse
 from mrdist.cli.main import DONE, STOPPED, Flags
 from mrdist.cli.outcome import live, measured, results, trained
 from mrdist.cli.picture import relations
@@ -34,13 +34,12 @@ def train(words: Sequence[str], flags: Flags) -> int:
     if not words:
         raise RecipeError(what="mrdist train", got="nothing", wanted="a recipe or a run folder", try_="mrdist train smoke")
     source, changes = words[0], words[1:]
-    recipe = load(source, changes)
-    if problems := contradictions(recipe):
-        raise problems[0]
+    recipe, run = load(source, changes), Path(source) if is_run(source) else None
+    refuse(recipe, run)
     if flags.dry_run:
         print(to_yaml(recipe))
         return DONE
-    return carry_out(recipe, Path(source) if is_run(source) else None, flags)
+    return carry_out(recipe, run, flags)
 
 
 def resume(words: Sequence[str], flags: Flags) -> int:
@@ -56,6 +55,7 @@ def resume(words: Sequence[str], flags: Flags) -> int:
 def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
     """What `mrdist train` does on every rank; `folder` is an existing run, or None for a new one."""
     from mrdist.data.loader import Loader
+    from mrdist.data.order import TRAIN
     from mrdist.data.rounds import Rounds
     from mrdist.prepare import follow, prepare
     from mrdist.ranks import this_device
@@ -66,8 +66,11 @@ def carry_out(recipe: Recipe, folder: Path | None, flags: Flags) -> int:
 
     screen = Screen(quiet=flags.quiet or int(os.environ.get("RANK", "0")) != 0)
     # Before the ranks meet: preparing may take hours, longer than a collective may wait. The ranks share the work through the store.
-    prepared = follow(recipe, screen) if recipe.live else prepare(recipe, screen)
+    needed = (TRAIN, *recipe.measured)
+    prepared = follow(recipe, screen, splits=needed) if recipe.live else prepare(recipe, screen, splits=needed)
     store = prepared.store
+    for split in () if store.followed else needed:
+        store.indices(split)  # complains where none of its shapes could be drawn
     ranks = _met(recipe, folder)
     try:
         loader = Loader(

@@ -17,7 +17,7 @@ import numpy as np
 
 from mrdist.data import things_indoors as indoors
 from mrdist.data import things_outdoors as outdoors
-from mrdist.data.catalog import Catalog, made_once
+from mrdist.data.catalog import SPLITS, Catalog, made_once
 from mrdist.data.sketch import Sketch, with_article
 from mrdist.errors import RecipeError
 from mrdist.kinds import Part
@@ -99,6 +99,11 @@ class SyntheticConfig(Part):
     def open(self, store: Path, progress: Progress = silent) -> Catalog:
         """The catalogue, written into `store` the first time, as .glb files."""
         return made_once(store / f"synthetic-{fingerprint(VERSION, self)}", lambda folder: list(self._written(folder, progress)))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those that have shapes."""
+        return tuple(name for name in SPLITS if getattr(self, name))
 
     def check(self, recipe: object) -> None:
         """Refuse counts that are not counts.

@@ -70,6 +70,11 @@ def templates(name: str) -> tuple[str, ...]:
     return tuple(held)
 
 
+def in_file(name: str) -> bool:
+    """Whether a set of templates that is none of ours is meant to be read from a file."""
+    return name not in TEMPLATES and (Path(name).suffix != "" or Path(name).exists())
+
+
 def spoken(name: str) -> str:
     """The name of a category as one would say it: "night_stand" is a night stand."""
     return " ".join(name.replace("_", " ").split())

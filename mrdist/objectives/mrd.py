@@ -87,6 +87,7 @@ class MRDConfig(Part):
         if self.bank and self.divergence not in FORMS:
             wanted = f"one of {', '.join(FORMS)}, where there is a bank"
             raise RecipeError(what="objective.divergence", got=self.divergence, wanted=wanted, try_="objective.bank=0")
+        self.tiling.check()
         if self.queue and self.intra == "none":
             wanted = "intra-relations, where there is a queue of columns for them"
             raise RecipeError(what="objective.intra", got=self.intra, wanted=wanted, try_="objective.queue=0")

@@ -26,7 +26,7 @@ from mrdist.teachers.cache import Cache
 _log = logging.getLogger(__name__)
 
 
-def prepare(recipe: Recipe, progress: Progress = silent, *, thorough: bool = False) -> Prepared:
+def prepare(recipe: Recipe, progress: Progress = silent, *, thorough: bool = False, splits: Sequence[str] = ()) -> Prepared:
     """Do whatever of a recipe's preparation has not been done, and open the result.
 
     Several processes, on several machines, may prepare one store at once, and so may the ranks of a run: they share the work.
@@ -37,6 +37,7 @@ def prepare(recipe: Recipe, progress: Progress = silent, *, thorough: bool = Fal
         progress: told of "render" (shapes), "embed" (units of shapes), and what data and teachers do by themselves.
         thorough: read all that is there and compare hashes, also of the teacher's weights; what is damaged or was said by another
             teacher is made again. Otherwise no teacher is loaded where everything is there.
+        splits: must be in the catalogue; checked before anything is drawn.
 
     Raises:
         DataError, TeacherError: what is missing, damaged or impossible.
@@ -46,6 +47,7 @@ def prepare(recipe: Recipe, progress: Progress = silent, *, thorough: bool = Fal
     if brings(recipe):
         return open_prepared(recipe)
     work = Work.open(recipe, progress)
+    work.has(splits)
     if not thorough and complete(work):
         return opened(work)
     first = work.round()

@@ -34,6 +34,17 @@ def brought(recipe: Recipe) -> Brought:
     """The converted store of a recipe that `brings` one, and whoever embedded it.
 
     Raises:
+        DataError, TeacherError: as `fitting`.
+    """
+    held = fitting(recipe)
+    store = held.store if recipe.fraction == 1 else TripletStore.open(held.store.folder, _prefix(held.store, recipe.fraction))
+    return Brought(store, lambda: _teacher(recipe, held))
+
+
+def fitting(recipe: Recipe) -> Converted:
+    """The converted store of a recipe that `brings` one; of its shapes, none is looked at.
+
+    Raises:
         DataError: there is none, or none to train on, or it lacks a split that the recipe measures.
         TeacherError: the recipe's teacher is not the one that embedded it.
     """
@@ -42,15 +53,13 @@ def brought(recipe: Recipe) -> Brought:
     if not held.teacher or TRAIN not in held.store.splits:
         try_ = f"mrdist evaluate MODEL data=converted data.path={folder}"
         raise DataError(what=folder, got="a test set", wanted="a set to train on", try_=try_)
-    measured = {*recipe.evaluate.splits, *(["val"] if recipe.watch.evaluate_every else [])}
-    if lacking := sorted(measured - set(held.store.splits)):
+    if lacking := sorted(set(recipe.measured) - set(held.store.splits)):
         try_ = "mrdist data convert with larger val= and test=; or evaluate.splits=[val] watch.evaluate_every=0"
         raise DataError(what=folder, got=f"no shape of split {lacking[0]!r}", wanted="what the recipe measures", try_=try_)
     if not isinstance(recipe.teacher, PrecomputedConfig) and name_of(recipe.teacher) != held.teacher:
         got, wanted = f"a teacher of kind {recipe.teacher.kind}", f"the one that embedded the store, {held.teacher}"
         raise TeacherError(what=f"data.path={folder}", got=got, wanted=wanted, try_="teacher=precomputed")
-    store = held.store if recipe.fraction == 1 else TripletStore.open(folder, _prefix(held.store, recipe.fraction))
-    return Brought(store, lambda: _teacher(recipe, held))
+    return held
 
 
 def _teacher(recipe: Recipe, held: Converted) -> Teacher:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count, takewhile
@@ -87,16 +87,17 @@ def opened(work: Work) -> Prepared:
     return _prepared(work, note, renders, TripletStore.open(first.triplets(note.teacher), work.trained))
 
 
-def follow(recipe: Recipe, progress: Progress = silent) -> Prepared:
+def follow(recipe: Recipe, progress: Progress = silent, *, splits: Sequence[str] = ()) -> Prepared:
     """What others prepare, now or soon: `mrdist prepare` with the same recipe, or the pools of a cluster. Makes nothing itself.
 
     Returns as soon as the teacher is known; its store then grows. No collective is called here.
 
     Args:
         progress: told of "others draw" (units) as long as the teacher is not known.
+        splits: must be in the catalogue; checked as soon as that is known.
 
     Raises:
-        DataError: nobody prepares the recipe: nothing new for `watch.silence` seconds, and no claim.
+        DataError: nobody prepares the recipe: nothing new for `watch.silence` seconds, and no claim; or there is no such split.
     """
     if brings(recipe):
         return open_prepared(recipe)
@@ -104,6 +105,7 @@ def follow(recipe: Recipe, progress: Progress = silent) -> Prepared:
     claims, patience = place / "claims", recipe.watch.silence
     Wait([claims], patience).until(data_marker(recipe).exists, f"the catalogue of {recipe.name} in {place}")
     work = Work(recipe, cast(DataConfig, recipe.data).open(place, silent))
+    work.has(splits)
     first = work.round()
 
     def look() -> None:

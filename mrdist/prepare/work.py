@@ -10,11 +10,12 @@ from typing import Protocol, Self, TypeVar, cast
 
 from mrdist.data.catalog import Catalog
 from mrdist.data.claims import Claims
-from mrdist.data.order import Prefix, parts_first, prefix, units_of
+from mrdist.data.order import TRAIN, Prefix, parts_first, prefix, units_of
 from mrdist.data.render import GOLDEN, cameras
 from mrdist.data.renders import renders_key
 from mrdist.data.rounds import rounds
 from mrdist.data.shards import Shards, publish
+from mrdist.errors import DataError
 from mrdist.progress import Progress, silent
 from mrdist.recipe import Recipe, fingerprint
 from mrdist.shapes import Shape
@@ -75,6 +76,19 @@ class Work:
         place = Path(recipe.store)
         with Claims(place / "claims") as claims:
             return cls(recipe, one_first(claims, data_marker(recipe), lambda: cast(DataConfig, recipe.data).open(place, progress)))
+
+    def has(self, splits: Sequence[str]) -> None:
+        """Refuse splits of which the catalogue has no shape.
+
+        Raises:
+            DataError: there is one, with those that are there.
+        """
+        there = sorted({shape.split for shape in self.catalog.shapes})
+        for split in splits:
+            if split not in there:
+                what, wanted = f"split {split!r} of {self.catalog.root}", f"one of {', '.join(there)}"
+                try_ = "evaluate.splits=[...] and watch.evaluate_every=0 without it; or a larger data.val, data.test"
+                raise DataError(what=what, got="no shape", wanted=wanted, try_="more shapes" if split == TRAIN else try_)
 
     @cached_property
     def units(self) -> Sequence[Sequence[Shape]]:

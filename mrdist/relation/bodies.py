@@ -112,6 +112,17 @@ COMPILE_PAYS = 1 << 24
 """Pairs per rank from which compiled tiles repay, within some steps, the time that compiling takes on a CPU."""
 
 
+def check_backend(name: str, compiled: str) -> None:
+    """Refuse unknown names.
+
+    Raises:
+        RecipeError: one of them is.
+    """
+    for what, got, allowed in (("backend", name, ("auto", "torch", "triton")), ("compile", compiled, ("auto", "never", "always"))):
+        if got not in allowed:
+            raise RecipeError(what=f"relation {what}", got=repr(got), wanted=f"one of {', '.join(allowed)}", try_=f"{what}=auto")
+
+
 def backend(name: str, compiled: str, device: torch.device, operands: torch.dtype, *, pairs: int) -> Backend:
     """What computes tiles.
 
@@ -123,9 +134,7 @@ def backend(name: str, compiled: str, device: torch.device, operands: torch.dtyp
     Raises:
         RecipeError: an unknown name; Triton asked for where it cannot run.
     """
-    for what, got, allowed in (("backend", name, ("auto", "torch", "triton")), ("compile", compiled, ("auto", "never", "always"))):
-        if got not in allowed:
-            raise RecipeError(what=f"relation {what}", got=repr(got), wanted=f"one of {', '.join(allowed)}", try_=f"{what}=auto")
+    check_backend(name, compiled)
     compiles = compiled == "always" or (compiled == "auto" and (device.type == "cuda" or pairs >= COMPILE_PAYS))
     plain = Compiled() if compiles else Eager()
     able = kernels.available(device)

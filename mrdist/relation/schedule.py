@@ -114,6 +114,16 @@ def even(rows: int, block: int) -> int:
     return math.ceil(rows / math.ceil(rows / max(block, 1)))
 
 
+def check_mode(mode: str) -> None:
+    """Refuse an unknown mode.
+
+    Raises:
+        RecipeError: it is neither auto nor one of MODES.
+    """
+    if mode not in ("auto", *MODES):
+        raise RecipeError(what="relation mode", got=repr(mode), wanted=f"auto or one of {', '.join(MODES)}", try_="mode=auto")
+
+
 def choose(mode: str, *, rows: int, width: int, bytes_each: int, size: int) -> Mode:
     """The mode to use, and why.
 
@@ -127,8 +137,7 @@ def choose(mode: str, *, rows: int, width: int, bytes_each: int, size: int) -> M
     Raises:
         RecipeError: an unknown mode.
     """
-    if mode not in ("auto", *MODES):
-        raise RecipeError(what="relation mode", got=repr(mode), wanted=f"auto or one of {', '.join(MODES)}", try_="mode=auto")
+    check_mode(mode)
     # The most even rectangle; a prime number of ranks stands in one line.
     files = max((f for f in range(2, math.isqrt(size) + 1) if size % f == 0), default=size)
     if mode != "auto":

@@ -21,17 +21,19 @@ from torch import Tensor
 from mrdist.errors import RecipeError
 from mrdist.ranks import Ranks
 from mrdist.relation.asked import NONE, Asked, Relations, asked
-from mrdist.relation.bodies import backend
+from mrdist.relation.bodies import backend, check_backend
 from mrdist.relation.field import Field, Problem
 from mrdist.relation.moments import Squared
 from mrdist.relation.queue import Queue
-from mrdist.relation.schedule import Layout, choose, even
+from mrdist.relation.schedule import Layout, check_mode, choose, even
 from mrdist.relation.term import Term
 from mrdist.relation.tile import Side
 from mrdist.relation.tiled import Streamed
 from mrdist.relation.unit import unit
 
 logger = logging.getLogger(__name__)
+
+OPERANDS = ("input", "float32", "bfloat16")
 
 Scale: TypeAlias = float | Tensor
 """1 / temperature: a number, or a tensor of one number that may be learnt."""
@@ -46,6 +48,16 @@ class Tiling:
     backend: str = "auto"  # auto | torch | triton
     compile: str = "auto"  # auto | never | always: torch.compile for tiles that torch computes
     operands: str = "input"  # input (half precision if all embeddings are) | float32 | bfloat16: what matrix products read
+
+    def check(self) -> None:
+        """Refuse names that nobody knows.
+
+        Raises:
+            RecipeError: there is one.
+        """
+        check_mode(self.mode)
+        check_backend(self.backend, self.compile)
+        _check_operands(self.operands)
 
 
 class Terms(NamedTuple):
@@ -194,9 +206,13 @@ def operands_of(tiling: Tiling, held: dict[str, Tensor]) -> torch.dtype:
     widest = reduce(torch.promote_types, (rows.dtype for rows in held.values()))
     wide = torch.promote_types(held["points"].dtype, torch.float32)
     known = {"input": widest if widest.itemsize == 2 else wide, "float32": wide, "bfloat16": torch.bfloat16}
-    if tiling.operands not in known:
-        raise RecipeError(what="operands", got=repr(tiling.operands), wanted=f"one of {', '.join(known)}", try_="operands=input")
+    _check_operands(tiling.operands)
     return known[tiling.operands]
+
+
+def _check_operands(name: str) -> None:
+    if name not in OPERANDS:
+        raise RecipeError(what="operands", got=repr(name), wanted=f"one of {', '.join(OPERANDS)}", try_="operands=input")
 
 
 def _cleared(rows: Tensor, has: Tensor | None) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mrdist.errors import RecipeError
+from mrdist.errors import CheckpointError, RecipeError
 from mrdist.kinds import Part
 from mrdist.students.scale import STANDARD, Scale
 
@@ -101,6 +102,16 @@ class StudentConfig(Part):
         if recipe.sample < needed:
             wanted = f"at least {needed}, for the student's groups and their members"
             raise RecipeError(what="sample", got=recipe.sample, wanted=wanted, try_=f"sample={needed}, or fewer student.groups")
+
+    def look(self) -> None:
+        """Refuse weights to begin with that are not there.
+
+        Raises:
+            CheckpointError: there is no such file.
+        """
+        if self.weights and not Path(self.weights).is_file():
+            what, wanted = f"student.weights={self.weights}", "a file that Uni3D or OpenShape released"
+            raise CheckpointError(what=what, got="no such file", wanted=wanted, try_="an absolute path")
 
     @property
     def scale(self) -> Scale:

@@ -19,7 +19,7 @@ from mrdist.kinds import Part
 from mrdist.progress import Progress, silent
 from mrdist.recipe import fingerprint
 from mrdist.teachers.base import SUPPLIES, Pairs, Rows
-from mrdist.teachers.library import created, downloaded, first_line, known, open_clip, weights_digest, weights_file
+from mrdist.teachers.library import created, downloaded, first_line, known, not_cached, open_clip, weights_digest, weights_file
 
 CONFIG = "open_clip_config.json"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -45,9 +45,32 @@ class ClipConfig(Part):
 
     def check(self, recipe: object = None) -> None:
         """Raise a TeacherError for values that mean nothing; `load` of a recipe calls it too."""
-        known(self.precision, DTYPES, what="teacher.precision")
+        if self.precision not in DTYPES:
+            what, wanted = "teacher.precision", " or ".join(DTYPES)
+            raise TeacherError(what=what, got=repr(self.precision), wanted=wanted, try_="teacher.precision=fp32")
         if self.batch < 1:
             raise TeacherError(what="teacher.batch", got=self.batch, wanted="at least 1", try_="teacher.batch=64")
+
+    def look(self) -> None:
+        """Refuse a model, a tag or a file that is not there. What a tag would download is not asked for: see `absent`.
+
+        Raises:
+            TeacherError: there is no such thing.
+        """
+        if not self._in_folder():
+            self._settings()
+            if self.weights:
+                weights_file(self.weights)
+
+    def absent(self) -> TeacherError | None:
+        """What `open` would have to download, as an error that says how to have it before; None if nothing.
+
+        Raises:
+            TeacherError: as `look`.
+        """
+        if self._in_folder() or self.weights:
+            return None
+        return not_cached(self.model, self.pretrained, self._settings())
 
     def open(self, folder: Path, pairs: Pairs, *, device: str, progress: Progress = silent) -> ClipTeacher:
         """The teacher, ready to embed; `folder`, `pairs` and `progress` are not looked at.
@@ -56,27 +79,40 @@ class ClipConfig(Part):
             TeacherError: no such model, tag or file; no network where one is needed; weights that do not fit.
         """
         self.check()
-        if (Path(self.model) / CONFIG).is_file():
-            if self.pretrained or self.weights:
-                what, wanted = f"teacher.model={self.model}", "neither beside a folder, which has its own weights"
-                raise TeacherError(what=what, got="teacher.pretrained or teacher.weights", wanted=wanted, try_="leave both empty")
+        if self._in_folder():
             return ClipTeacher.read(Path(self.model), precision=self.precision, batch=self.batch, device=device)
-        clip = open_clip()
-        name = known(self.model, clip.list_models(), what="teacher.model", besides=f", or a folder with {CONFIG}")
-        what = f"teacher {name}:{self.pretrained}" if self.pretrained else f"teacher {name}"
-        settings: dict[str, Any] = {}
-        if self.pretrained:
-            tags = clip.list_pretrained_tags_by_model(name)
-            settings = clip.get_pretrained_cfg(name, known(self.pretrained, tags, what=f"teacher.pretrained of {name}"))
-        elif not self.weights:
-            raise TeacherError(what=what, got="neither a tag nor weights", wanted="a trained model", try_="teacher.pretrained=TAG")
-        path = weights_file(self.weights) if self.weights else downloaded(settings, what)
+        settings = self._settings()
+        path = weights_file(self.weights) if self.weights else downloaded(settings, self._name)
         # A tag says how its weights were trained. Left to itself the library only warns about another activation,
         # and prepares pictures for a weights file as for OpenAI's models.
         build = {"pretrained": str(path), "force_quick_gelu": bool(settings.get("quick_gelu")), "force_preprocess_cfg": settings}
-        model, tokenizer = created(name, what, self.precision, **build)
-        config = {"name": name, "quick_gelu": build["force_quick_gelu"], **clip.get_model_config(name)}
+        model, tokenizer = created(self.model, self._name, self.precision, **build)
+        config = {"name": self.model, "quick_gelu": build["force_quick_gelu"], **open_clip().get_model_config(self.model)}
         return ClipTeacher(model, tokenizer, config, precision=self.precision, batch=self.batch, device=device)
+
+    @property
+    def _name(self) -> str:
+        return f"teacher {self.model}:{self.pretrained}" if self.pretrained else f"teacher {self.model}"
+
+    def _in_folder(self) -> bool:
+        """Whether the model is a folder, which has all that it needs."""
+        there = (Path(self.model) / CONFIG).is_file()
+        if there and (self.pretrained or self.weights):
+            what, wanted = f"teacher.model={self.model}", "neither beside a folder, which has its own weights"
+            raise TeacherError(what=what, got="teacher.pretrained or teacher.weights", wanted=wanted, try_="leave both empty")
+        return there
+
+    def _settings(self) -> dict[str, Any]:
+        """What open_clip knows of the tag; empty if there is none."""
+        clip = open_clip()
+        known(self.model, clip.list_models(), what="teacher.model", besides=f", or a folder with {CONFIG}")
+        if self.pretrained:
+            known(self.pretrained, clip.list_pretrained_tags_by_model(self.model), what=f"teacher.pretrained of {self.model}")
+            settings: dict[str, Any] = clip.get_pretrained_cfg(self.model, self.pretrained)
+            return settings
+        if not self.weights:
+            raise TeacherError(what=self._name, got="neither a tag nor weights", wanted="a trained model", try_="teacher.pretrained=TAG")
+        return {}
 
 
 class ClipTeacher:

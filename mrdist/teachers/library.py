@@ -83,25 +83,60 @@ def downloaded(settings: dict[str, Any], what: str) -> Path:
     Raises:
         TeacherError: it is not in the cache and cannot be had; within seconds where there is no network.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
-    repository, name = os.path.split(settings["hf_hub"])
-    for candidate in (f"{Path(name).stem}.safetensors", name) if name else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
-        cached = try_to_load_from_cache(repository, candidate)
-        if isinstance(cached, str):
-            return Path(cached)
+    if (path := cached(settings)) is not None:
+        return path
     try:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        _knock(constants.ENDPOINT)
+        reach()
         return Path(open_clip().download_pretrained(settings))
     except Exception as wrong:  # the errors of two libraries and their three ways to the network have no common base
         raise TeacherError(
             what=what,
             got=f"no file in the cache, and no download: {first_line(wrong)}",
-            wanted=f"{repository} in {constants.HF_HUB_CACHE}, or a network",
+            wanted=f"{os.path.dirname(settings['hf_hub'])} in {constants.HF_HUB_CACHE}, or a network",
             try_="download it elsewhere and set teacher.weights=FILE; or teacher=fitted, which needs no network",
         ) from None
+
+
+def cached(settings: dict[str, Any]) -> Path | None:
+    """The weights file of a pretrained tag in the Hugging Face cache; None if it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, name = os.path.split(settings["hf_hub"])
+    for candidate in (f"{Path(name).stem}.safetensors", name) if name else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+        found = try_to_load_from_cache(repository, candidate)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def not_cached(model: str, tag: str, settings: dict[str, Any]) -> TeacherError | None:
+    """That the weights of a pretrained tag would have to be downloaded, with the line that does it; None if they are in the cache."""
+    from huggingface_hub import constants
+
+    if cached(settings) is not None:
+        return None
+    fetch = f"import open_clip as o; o.download_pretrained(o.get_pretrained_cfg('{model}', '{tag}'))"
+    return TeacherError(
+        what=f"teacher {model}:{tag}",
+        got="no file in the cache",
+        wanted=f"{os.path.dirname(settings['hf_hub'])} in {constants.HF_HUB_CACHE}",
+        try_=f'python -c "{fetch}" where there is a network; or teacher.weights=FILE; or teacher=fitted, which needs none',
+    )
+
+
+def reach() -> None:
+    """Raise OSError within seconds if nothing can be downloaded: the hub's own library retries for most of a minute before it says so."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
+    try:
+        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5):
+            pass
+    except urllib.error.HTTPError:
+        pass  # an answer, if not a friendly one
 
 
 def weights_digest(model: torch.nn.Module) -> str:
@@ -120,12 +155,3 @@ def weights_digest(model: torch.nn.Module) -> str:
 def first_line(wrong: Exception) -> str:
     """What an error says, short enough for a sentence."""
     return " ".join(str(wrong).split())[:200] or type(wrong).__name__
-
-
-def _knock(address: str) -> None:
-    """Raise OSError unless somebody answers: the hub's own library retries for most of a minute before it says so."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5):
-            pass
-    except urllib.error.HTTPError:
-        pass  # an answer, if not a friendly one

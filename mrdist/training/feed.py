@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mrdist.data.render import RINGS
+from mrdist.data.render import cameras
 from mrdist.data.rounds import rounds
 from mrdist.recipe import Recipe
 from mrdist.site import Allocation
@@ -66,7 +66,7 @@ def teacher_width(recipe: Recipe) -> int | None:
 
 def feed(recipe: Recipe, allocation: Allocation, shapes: float, kitchen: Kitchen) -> Feed:
     """Who keeps trainers busy that take so many shapes per second, none of which has been drawn before."""
-    views = shapes * len(RINGS[recipe.views.ring])
+    views = shapes * len(cameras(recipe.views))
     rate = kitchen.views_per_core * (224 / recipe.views.pixels) ** kitchen.pixels_cost
     name = getattr(recipe.teacher, "model", recipe.teacher.kind)
     known, teachers = TEACHERS.get(name), None
@@ -83,7 +83,7 @@ def disk(found: Census, recipe: Recipe, width: int, shapes: int, kitchen: Kitche
     """
     drawn = rounds(steps=recipe.steps, per_epoch=int(shapes * recipe.fraction) // recipe.batch, every=recipe.redraw)
     of = f"of {shapes or 1000:,} shapes" + (f", {f'{drawn:,} rounds' if shapes else 'each round'}" if recipe.redraw else "")
-    views, count = len(RINGS[recipe.views.ring]), drawn * (shapes or 1000)
+    views, count = len(cameras(recipe.views)), drawn * (shapes or 1000)
     cloud, n = recipe.points * (3 * 2 + 3), Engine.of(recipe).number
     picture = kitchen.view_bytes * (recipe.views.pixels / 224) ** 2
     kept = recipe.watch.keep + 2

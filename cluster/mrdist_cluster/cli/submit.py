@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrdist.cli.contradictions import contradictions
 from mrdist.cli.evaluate import is_run
+from mrdist.cli.lacking import refuse
 from mrdist.cli.main import DONE, Flags
 from mrdist.errors import RecipeError
 from mrdist.presets import layers, presets
@@ -54,6 +54,8 @@ def submit(words: Sequence[str], flags: Flags) -> int:
     recipes = [load(source, chosen) for chosen in sweep.runs(changes)]
     if is_run(source):
         _refuse_twice(Path(source), recipes)
+    for recipe in recipes:
+        refuse(recipe, Path(source) if is_run(source) else None)
     bills = [_bill(recipe, order.allocation, width) for recipe in recipes]
     if not flags.quiet and not flags.json:
         _show(bills)
@@ -118,8 +120,6 @@ def _bill(recipe: Recipe, allocation: Allocation, width: int | None) -> Plan:
     from mrdist.training.feed import teacher_width
     from mrdist.training.plan import on_paper, plan
 
-    if problems := contradictions(recipe):
-        raise problems[0]
     width = width or teacher_width(recipe)
     if width is None:
         raise RecipeError(what="teacher", got="embeddings of unknown length", wanted="its width", try_="width=1024")

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from mrdist.cli.contradictions import contradictions
+from mrdist.cli.evaluate import is_run
+from mrdist.cli.lacking import refuse
 from mrdist.cli.main import DONE, STOPPED, Flags
 from mrdist.errors import RecipeError
 from mrdist.progress import duration
@@ -24,8 +25,7 @@ def train(words: Sequence[str], flags: Flags) -> int:
     if not words:
         raise RecipeError(what="mrdist_cluster train", got="nothing", wanted="a recipe or a run folder", try_="train smoke")
     recipe, run = meant(words)
-    if problems := contradictions(recipe):
-        raise problems[0]
+    refuse(recipe, run if is_run(words[0]) else None)
     if flags.dry_run:
         print(to_yaml(recipe))
         return DONE

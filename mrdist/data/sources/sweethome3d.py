@@ -48,6 +48,11 @@ class FurnitureConfig(Part):
     test: float = 0.2  # share of a class that is held out for the figures at the end
     limit_mb: int = 512  # largest model, unpacked with its textures
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those that have shapes, if there are classes with enough examples."""
+        return ("train", *(name for name in ("val", "test") if getattr(self, name)))
+
     def check(self, recipe: object) -> None:
         """Refuse shares that leave nothing to train on.
 
@@ -55,6 +60,14 @@ class FurnitureConfig(Part):
             RecipeError: as `check_shares`.
         """
         check_shares(self.val, self.test)
+
+    def look(self) -> None:
+        """Refuse a path without models.
+
+        Raises:
+            DataError: as `find`.
+        """
+        find(self.path)
 
     def open(self, store: Path, progress: Progress = silent) -> Catalog:
         """The catalogue, unpacked into `store` the first time.

@@ -35,6 +35,11 @@ def test_what_does_not_fit_is_shown_and_refused_with_a_remedy_that_fits(site, ca
     assert "ok: it fits" in capsys.readouterr().out
 
 
+def test_a_ring_of_cameras_that_nobody_knows_is_refused_with_those_that_are_known(site):
+    with pytest.raises(RecipeError, match=r"views\.ring: got 'foo', wanted one of openshape12, ring12, sphere24, front4"):
+        plan(["smoke", site, "views.ring=foo"], Flags())
+
+
 def test_machines_read_the_same_numbers(site, capsys):
     assert plan(["smoke", site, "nodes=2", "engine=zero2", "batch=4096", "--no-measure"], Flags(json=True)) == DONE
     bill = json.loads(capsys.readouterr().out)

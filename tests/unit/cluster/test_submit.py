@@ -45,3 +45,10 @@ def test_a_run_goes_on_by_the_end_of_its_name(lab: Path, capsys: pytest.CaptureF
 def test_a_recipe_that_is_mistyped_is_no_run(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", "smok", "site=my.yaml", "--dry-run", "-q"]) == YOURS
     assert "no such recipe" in capsys.readouterr().err
+
+
+def test_what_no_rank_could_train_is_refused_before_the_queue(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "mrd/base", "site=my.yaml", "--dry-run"]) == 1
+    assert "error: data.path: got nothing" in capsys.readouterr().err
+    assert main(["submit", "smoke", "site=my.yaml", "evaluate.splits=[test],[tset]", "--dry-run"]) == 1
+    assert "evaluate.splits: got 'tset'" in capsys.readouterr().err

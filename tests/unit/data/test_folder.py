@@ -26,6 +26,11 @@ def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
     FolderConfig().check(None)
 
 
+def test_an_axis_that_is_none_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"data\.up: got 'up', wanted x, y or z"):
+        FolderConfig(up="up").check(None)
+
+
 def test_no_path_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.path: got nothing, wanted a folder of meshes"):
         FolderConfig().open(tmp_path)
