@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from mrdist.errors import RecipeError
 from mrdist.presets import layers, presets
 from mrdist.recipe import Recipe, load, plain, to_yaml
 from mrdist_cluster import slurm, sweep
+from mrdist_cluster.begin import is_prepared
 from mrdist_cluster.cli.jobs import runs_folder
 from mrdist_cluster.order import KEYS, OPTIONS, WORDS, Order, number
 from mrdist_cluster.runs import find, listed
@@ -51,7 +53,8 @@ def submit(words: Sequence[str], flags: Flags) -> int:
     own = {_key(word): word.partition("=")[2] for word in words[1:] if word not in changes}
     width = int(number("width", own.pop("width"))) if "width" in own else None
     order = Order.of(own, parallel=int(number("parallel", own.pop("parallel", "256"))))
-    recipes = [load(source, chosen) for chosen in sweep.runs(changes)]
+    chosen = sweep.runs(changes)
+    recipes = [load(source, some) for some in chosen]
     if is_run(source):
         _refuse_twice(Path(source), recipes)
     for recipe in recipes:
@@ -59,6 +62,11 @@ def submit(words: Sequence[str], flags: Flags) -> int:
     bills = [_bill(recipe, order.allocation, width) for recipe in recipes]
     if not flags.quiet and not flags.json:
         _show(bills)
+        for recipe, some in zip(recipes, chosen, strict=True):
+            if not recipe.live and not is_prepared(replace(recipe, redraw=0)):
+                before = shlex.join(["mrdist", "prepare", source, *some])
+                print(f"prepare   not all is prepared: the ranks begin with it, and what they reserved waits. Before: {before}")
+                break
     if unheard := order.unheard(os.environ):
         option = unheard[0].removeprefix("SBATCH_").lower().replace("_", "-")
         print(f"not handed on: {', '.join(unheard)}; the site may say it: sbatch: {{{option}: ...}}", file=sys.stderr)

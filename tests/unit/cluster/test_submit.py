@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mrdist.cli.main import DONE, YOURS, main
+from mrdist.data.synthetic import SyntheticConfig
+from mrdist.prepare import prepare
 from mrdist.recipe import load, to_yaml
 
 
@@ -52,3 +54,24 @@ def test_what_no_rank_could_train_is_refused_before_the_queue(lab: Path, capsys:
     assert "error: data.path: got nothing" in capsys.readouterr().err
     assert main(["submit", "smoke", "site=my.yaml", "evaluate.splits=[test],[tset]", "--dry-run"]) == 1
     assert "evaluate.splits: got 'tset'" in capsys.readouterr().err
+
+
+def test_ranks_that_would_render_first_are_announced_with_the_line_that_does_it_before(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["submit", "smoke", "site=my.yaml", "seed=1,2", "--dry-run"]
+    assert main(words) == DONE
+    assert "prepare   not all is prepared" in (said := capsys.readouterr().out)
+    assert "Before: mrdist prepare smoke seed=1\n" in said
+    assert main([*words, "live=true"]) == DONE
+    assert "prepare   " not in capsys.readouterr().out
+
+
+def test_a_prepared_store_is_not_prepared_again(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["points=64", "sample=64", "steps=1", "optim.warmup=0", "teacher.steps=1", "teacher.batch=2", "views.ring=front4"]
+    recipe = load(
+        "smoke", [*changes, "data.train=1", "data.val=0", "data.test=1", "data.unseen=1", "student.groups=8", "student.group_size=8"]
+    )
+    assert isinstance(recipe.data, SyntheticConfig)
+    (lab / "mine.yaml").write_text(to_yaml(recipe))
+    prepare(load("mine.yaml"))
+    assert main(["submit", "mine.yaml", "site=my.yaml", "--dry-run"]) == DONE
+    assert "prepare   " not in capsys.readouterr().out
