@@ -9,13 +9,14 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mrdist.cli.main import DONE, YOURS, Flags
-from mrdist.errors import INSTALL
+from mrdist.errors import INSTALL, MrdistError
 from mrdist.recipe import Recipe, load
 
 
@@ -81,15 +82,28 @@ def _torch() -> Iterator[Finding]:
         )
         yield Finding("ok", f"torch {torch.__version__} · {names}")
     elif shutil.which("nvidia-smi"):
-        yield Finding(
-            "fail",
-            f"torch {torch.__version__} does not see the NVIDIA card of this machine",
-            "install the CUDA build of torch, or update the driver",
-        )
+        yield _unseen(torch.__version__, built=torch.version.cuda)
     else:
         yield Finding("ok", f"torch {torch.__version__} · no GPU: smoke and furniture run on the CPU, larger students want a GPU")
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         yield Finding("warn", "torch has no gloo: no run on several processes", "install an ordinary build of torch")
+
+
+def _unseen(version: str, built: str | None) -> Finding:
+    """Why torch sees no GPU on a machine of NVIDIA's.
+
+    Args:
+        built: the version of CUDA that torch was built for; None: it was built for CPUs.
+    """
+    if built is None:
+        return Finding("fail", f"torch {version} is a build for CPUs", "TORCH_BACKEND=cu126 ./install.sh '.[cluster]'")
+    granted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    said = "CUDA_VISIBLE_DEVICES is not set" if granted is None else f"CUDA_VISIBLE_DEVICES={granted!r}"
+    return Finding(
+        "fail",
+        f"torch {version} sees no GPU ({said})",
+        "no GPU was given to this shell: srun --gpus 1 --pty mrdist doctor; if nvidia-smi shows one here, update the driver",
+    )
 
 
 def _bytecode() -> Iterator[Finding]:
@@ -171,11 +185,30 @@ def _files() -> Iterator[Finding]:
 
 def _recipe(recipe: Recipe) -> Iterator[Finding]:
     from mrdist.cli.contradictions import contradictions
+    from mrdist.cli.lacking import lacking
 
     if recipe.engine.kind == "zero" and find_spec("deepspeed") is None:
         yield Finding("fail", f"recipe {recipe.name} wants engine zero, and deepspeed is not installed", f"{INSTALL}, or engine=plain")
-    problems = contradictions(recipe)
-    for problem in problems:
-        yield Finding("fail", str(problem.what) + f": got {problem.got}, wanted {problem.wanted}", problem.try_)
+    problems = [*contradictions(recipe), *lacking(recipe)]
+    yield from (_told("fail", problem) for problem in problems)
     if not problems:
-        yield Finding("ok", f"recipe {recipe.name}: nothing contradicts")
+        yield Finding("ok", f"recipe {recipe.name}: nothing contradicts, and all that it names is here")
+    with suppress(MrdistError):  # told already
+        absent = getattr(recipe.teacher, "absent", lambda: None)()
+        if absent is not None:
+            yield _told("warn" if _online() else "fail", absent)
+
+
+def _told(level: Literal["warn", "fail"], problem: MrdistError) -> Finding:
+    return Finding(level, f"{problem.what}: got {problem.got}, wanted {problem.wanted}", problem.try_)
+
+
+def _online() -> bool:
+    """Whether a teacher can be downloaded here; answers within seconds."""
+    from mrdist.teachers.library import reach
+
+    try:
+        reach()
+    except OSError:
+        return False
+    return True
