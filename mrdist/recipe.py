@@ -257,10 +257,27 @@ def _explain(wrong: Exception, tree: Mapping[str, Any], shape: Any, what: str) -
             wanted="a key of the recipe",
             try_=f"did you mean {near!r}?" if near else "mrdist config show",
         )
-    key = getattr(wrong, "full_key", None) or "value"
+    key = getattr(wrong, "full_key", None) or _first_wrong(tree, shape, "") or "value"
     return RecipeError(
         what=f"{what}: {key}", got=str(wrong).splitlines()[0], wanted="a value of the right type", try_=f"mrdist config explain {key}"
     )
+
+
+def _first_wrong(tree: Mapping[str, Any], shape: Any, prefix: str) -> str:
+    """The first key whose value the dataclass `shape` does not take: of tuples, and of sections, OmegaConf says only what is wrong."""
+    for key, value in tree.items():
+        below = getattr(shape, key)
+        if isinstance(value, Mapping) and is_dataclass(below):
+            if found := _first_wrong(value, below, f"{prefix}{key}."):
+                return found
+            continue
+        if "${" in str(value):  # alone, it points to nothing
+            continue
+        try:
+            OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(shape), OmegaConf.create({key: value})))
+        except OmegaConfBaseException:
+            return f"{prefix}{key}"
+    return ""
 
 
 def _stray(tree: Mapping[str, Any], shape: Any, prefix: str) -> tuple[str, str] | None:
