@@ -141,10 +141,7 @@ def test_ranks_end_and_start_again_at_once_when_there_is_room_for_more_and_it_pa
     def train(ranks: int) -> None:
         begun.append(ranks)
         if ranks < 4:
-            deadline = time.monotonic() + 60
-            while not (tmp_path / "regroup").exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            until((tmp_path / "regroup").exists, "the file", within=60)
         else:
             (tmp_path / "done").touch()
 
