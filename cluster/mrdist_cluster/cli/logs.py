@@ -66,16 +66,26 @@ def logs(words: Sequence[str], flags: Flags) -> int:
 
 
 def spoken(folder: Path) -> list[tuple[str, Path]]:
-    """The files that ranks write, behind what names the rank: its number, or, where torchrun wrote them, its node and number there."""
+    """The files that ranks write, behind the number of the rank, or its node and number there, where torchrun has started no rank yet."""
     ranks = folder / "ranks"
     found = [("0", folder / LOG)] if (folder / LOG).is_file() else []
     found += [(str(int(file.name[:4])), file) for file in ranks.glob("[0-9][0-9][0-9][0-9].*") if file.suffix in (".out", ".log")]
-    for file in ranks.glob("*/**/std*.log"):
-        found.append((f"{file.relative_to(ranks).parts[0]}/{file.parent.name}", file))
-    # By number, not by letter; a rank's own words before its library's.
-    return sorted(
-        found, key=lambda one: ([int(part) if part.isdigit() else part for part in re.split(r"(\d+)", one[0])], one[1].suffix == ".log")
-    )
+    found += [(_rank_of(file) or f"{file.relative_to(ranks).parts[0]}/{file.parent.name}", file) for file in ranks.glob("*/**/std*.log")]
+    # By number, not by letter; a rank's own words before its library's; one start after the other.
+    return sorted(found, key=lambda one: (_natural(one[0]), bool(re.fullmatch(r"\d+\.log", one[1].name)), _natural(str(one[1]))))
+
+
+def _rank_of(file: Path) -> str:
+    """The rank whose words torchrun wrote into a file: slurm/rank.sh says it first of all."""
+    beside = file.with_name("stdout.log")
+    with (beside if beside.is_file() else file).open("rb") as stream:
+        said = re.match(rb"rank (\d+) of \d+ on ", stream.read(80))
+    return said[1].decode() if said else ""
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """For sorting: numbers by size, before letters."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def of_job(folder: Path) -> list[tuple[str, Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -172,3 +173,31 @@ def test_a_log_that_grows_is_read_once_and_by_whole_lines(tmp_path: Path) -> Non
     with file.open("a") as more:
         more.write("o\nthree\n")
     assert list(fresh(file, read)) == ["two", "three"]
+
+
+def test_what_torchrun_wrote_is_found_by_the_number_of_the_rank_start_after_start(make: Make) -> None:
+    ranks = make("run") / "ranks"
+    for start in (1, 2, 10):
+        for number, rank in ((0, 4), (1, 5)):
+            place = ranks / f"node2/88121.{start}_x/attempt_0/{number}"
+            place.mkdir(parents=True)
+            (place / "stdout.log").write_text(f"rank {rank} of 8 on node2\nsaid in start {start}\n")
+            (place / "stderr.log").write_text("warned\n")
+    (ranks / "0005.log").write_text("of the library\n")
+    found = [str(file.relative_to(ranks)) for label, file in spoken(ranks.parent) if label == "5"]
+    assert [file for file in found if "stdout" in file] == [f"node2/88121.{start}_x/attempt_0/1/stdout.log" for start in (1, 2, 10)]
+    assert found[-1] == "0005.log"
+    assert len(found) == 7
+    assert {label for label, _ in spoken(ranks.parent)} == {"4", "5"}
+
+
+def test_the_script_that_is_a_rank_says_first_which_one(tmp_path: Path) -> None:
+    place = tmp_path / "ranks/node1/x/attempt_0/3"
+    place.mkdir(parents=True)
+    (tmp_path / "mrdist").write_text("#!/bin/bash\necho trained\n")
+    (tmp_path / "mrdist").chmod(0o755)
+    script = Path(__file__).parents[3] / "slurm" / "rank.sh"
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RANK": "11", "WORLD_SIZE": "16", "RUN": str(tmp_path)}
+    with (place / "stdout.log").open("w") as log:
+        subprocess.run(["bash", str(script)], env=environment, stdout=log, check=True)
+    assert [label for label, _ in spoken(tmp_path)] == ["11"]
