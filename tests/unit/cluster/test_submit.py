@@ -56,7 +56,9 @@ def test_what_no_rank_could_train_is_refused_before_the_queue(lab: Path, capsys:
     assert "evaluate.splits: got 'tset'" in capsys.readouterr().err
 
 
-def test_ranks_that_would_render_first_are_announced_with_the_line_that_does_it_before(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ranks_that_would_render_first_are_announced_with_the_line_that_does_it_before(
+    lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["submit", "smoke", "site=my.yaml", "seed=1,2", "--dry-run"]
     assert main(words) == DONE
     assert "prepare   not all is prepared" in (said := capsys.readouterr().out)
