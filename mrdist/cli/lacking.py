@@ -40,7 +40,9 @@ def lacking(recipe: Recipe, run: Path | None = None) -> Iterator[MrdistError]:
         looks.append(lambda: fitting(recipe))
     else:
         looks.append(lambda: writable("store", Path(recipe.store)))
-    looks += [look for part in fields(recipe) if (look := getattr(getattr(recipe, part.name), "look", None))]
+    # Whoever began a run looked for its teacher. Whoever goes on may need none, and every rank would import its library for it.
+    parts = [getattr(recipe, part.name) for part in fields(recipe) if not (run and part.name == "teacher")]
+    looks += [part.look for part in parts if hasattr(part, "look")]
     if in_file(recipe.evaluate.templates):
         looks.append(lambda: templates(recipe.evaluate.templates))
     for look in looks:

@@ -60,6 +60,12 @@ def test_a_run_that_goes_on_needs_its_own_folder_and_no_other(here: Path) -> Non
     assert not list(lacking(load("smoke", ["runs=file/runs"]), here / "run"))
 
 
+def test_a_prepared_run_that_goes_on_is_not_asked_for_a_teacher_that_it_may_not_need(here: Path) -> None:
+    given = load("smoke", ["teacher=openclip-vit-b-32", "teacher.weights=gone.safetensors"])
+    assert list(lacking(given))
+    assert not list(lacking(given, here))
+
+
 def test_a_file_of_templates_is_read(here: Path) -> None:
     (here / "mine.txt").write_text("a {}\n")
     refuse(load("smoke", ["evaluate.templates=mine.txt"]))
