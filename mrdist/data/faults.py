@@ -15,7 +15,7 @@ from mrdist.shapes import Shape
 NO_FILE = "no such file"
 
 _OF_THE_MACHINE = frozenset(
-    {errno.EIO, errno.ENOMEM, errno.ENFILE, errno.ENODEV}
+    {errno.EIO, errno.ENOMEM, errno.ENFILE}
     | {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of a disk that is written to
     | {errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH}  # of a file server
 )
