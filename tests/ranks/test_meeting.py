@@ -32,6 +32,9 @@ def free_port() -> int:
 def on_port(size: int, who: list[int], work: Callable[[], Any]) -> list[Any]:
     """What `work()` returned, or the exception it raised, in those of `size` ranks that are started at all."""
     context, port = mp.get_context("forkserver"), free_port()
+    # The server that forks them may be the first of this session: others' ranks must find in it what they need.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    context.set_forkserver_preload(["mrdist.testing", "deepspeed"])
     mail = context.Queue()
     processes = [context.Process(target=_member, args=(rank, size, port, mail, work), daemon=True) for rank in who]
     for process in processes:
@@ -44,7 +47,7 @@ def on_port(size: int, who: list[int], work: Callable[[], Any]) -> list[Any]:
 
 
 def _member(rank: int, size: int, port: int, mail: Any, work: Callable[[], Any]) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu")
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     try:
         mail.put((rank, work()))
     except Exception as wrong:
