@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,17 @@ from mrdist.ranks import Ranks
 from mrdist.recipe import load
 from mrdist.training.zero import deepspeed_for
 from mrdist_cluster.blame import first, witnesses
+from tests.waiting import LATE
+
+PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """One that nobody listens at, and that the kernel gives to nobody who asks for any."""
+    while True:
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", random.randrange(10_000, max(20_000, int(PORTS.read_text().split()[0])))))
+            return int(free.getsockname()[1])
 
 
 def on_port(size: int, who: list[int], work: Callable[[], Any]) -> list[Any]:
@@ -35,19 +42,20 @@ def on_port(size: int, who: list[int], work: Callable[[], Any]) -> list[Any]:
     # The server that forks them may be the first of this session: others' ranks must find in it what they need.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     context.set_forkserver_preload(["mrdist.testing", "deepspeed"])
-    mail = context.Queue()
-    processes = [context.Process(target=_member, args=(rank, size, port, mail, work), daemon=True) for rank in who]
+    mail, begin = context.Queue(), context.Barrier(len(who))
+    processes = [context.Process(target=_member, args=(rank, size, port, mail, begin, work), daemon=True) for rank in who]
     for process in processes:
         process.start()
-    held = dict(mail.get(timeout=120) for _ in processes)
+    held = dict(mail.get(timeout=LATE) for _ in processes)
     for process in processes:
         process.join(10)
         process.kill()
     return [held[rank] for rank in who]
 
 
-def _member(rank: int, size: int, port: int, mail: Any, work: Callable[[], Any]) -> None:
+def _member(rank: int, size: int, port: int, mail: Any, begin: Any, work: Callable[[], Any]) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    begin.wait(LATE)  # a busy machine starts them one after the other
     try:
         mail.put((rank, work()))
     except Exception as wrong:
@@ -73,7 +81,7 @@ def test_every_group_of_ranks_waits_as_long_deepspeeds_too() -> None:
 
 
 def meet_soon() -> str:
-    meet(torch.device("cpu"), deadline=60, within=3)
+    meet(torch.device("cpu"), deadline=60, within=5)
     return "met"
 
 
@@ -87,7 +95,7 @@ def test_ranks_that_do_not_come_are_named() -> None:
     found = on_port(4, [0, 2], meet_soon)
     assert all(isinstance(wrong, RanksError) for wrong in found)
     first = next(wrong for wrong in found if "missing" in wrong.got)  # with rank 0 the meeting point may go, before the others have asked
-    assert first.got == "2 of 4 ranks within 3 s; missing: 1, 3"
+    assert first.got == "2 of 4 ranks within 5 s; missing: 1, 3"
     assert "ranks/" in first.try_
 
 

@@ -63,7 +63,7 @@ class Slurm:
         environment = {**os.environ, "SHARED": ":".join(str(place) for place in self.shared)}
         self._process = subprocess.Popen(["bash", str(HERE / "up.sh"), str(self.folder), str(len(self.nodes))], env=environment)
         try:
-            until(lambda: all((self.folder / host / "pid").exists() for host in ("login", *self.nodes)), within=120, what="the nodes start")
+            until(lambda: all((self.folder / host / "pid").exists() for host in ("login", *self.nodes)), within=300, what="the nodes start")
             self.await_idle()
         except BaseException:
             self._down()
@@ -91,7 +91,7 @@ class Slurm:
         assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def await_idle(self, *, within: float = 120) -> None:
+    def await_idle(self, *, within: float = 300) -> None:
         """Return when every node is there and has nothing to do."""
 
         def idle() -> bool:

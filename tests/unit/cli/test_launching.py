@@ -81,7 +81,13 @@ def test_ctrl_c_reaches_a_run_that_only_now_begins(tmp_path: Path, stand: Stand)
 
 def test_a_second_ctrl_c_leaves_nobody_at_work(tmp_path: Path, stand: Stand) -> None:
     started = stand("time.sleep(600)")
-    threading.Timer(1.5, signal.pthread_kill, [threading.get_ident(), signal.SIGINT]).start()
+    here = threading.get_ident()
+
+    def again() -> None:
+        until((tmp_path / "stop").exists, "the first one's work")
+        signal.pthread_kill(here, signal.SIGINT)
+
+    threading.Thread(target=again, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         local([tmp_path], {}, enough)
     assert started[0].returncode == -signal.SIGKILL

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mrdist.cli.main import DONE, EXTRAS, VERBS, YOURS, main
+from tests.waiting import LATE
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def without(package: str, *words: str) -> subprocess.CompletedProcess[str]:
     """What a command line says where a package is not installed."""
     program = f"import sys; sys.modules[{package!r}] = None; from mrdist.cli.main import main; sys.exit(main({list(words)!r}))"
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=LATE)
 
 
 @pytest.mark.parametrize(

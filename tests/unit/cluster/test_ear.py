@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import threading
-import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from mrdist_cluster import slurm
 from mrdist_cluster.task import Ear
+from tests.waiting import until
 
 Answer = Any  # what the signal module takes and gives
 
@@ -41,9 +41,7 @@ def test_a_controller_that_restarts_does_not_keep_a_job_from_the_queue(tmp_path:
     try:
         with Ear(tmp_path / "stop", patience=60) as ear:
             signal.pthread_kill(threading.get_ident(), signal.SIGUSR2)
-            end = time.monotonic() + 20
-            while not (tmp_path / "stop").exists() and time.monotonic() < end:
-                time.sleep(0.05)
+            until((tmp_path / "stop").exists, "the stop file", within=60)
         assert ear.heard
         ear.send_back()
         assert requeue.calls == 4
@@ -76,10 +74,7 @@ def test_a_signal_is_heard_from_the_moment_that_submitit_hears_it_no_more(tmp_pa
         with monkeypatch.context() as patched:
             patched.setattr(signal, "signal", followed)
             with Ear(tmp_path / "stop", patience=60) as ear:
-                end = time.monotonic() + 5
-                while not ear.heard and time.monotonic() < end:
-                    time.sleep(0.01)
-                assert ear.heard, "a signal right after the handler was changed"
+                until(lambda: ear.heard, "a signal right after the handler was changed", within=60)
         assert submitits, "and right after it was put back"
     finally:
         change(signal.SIGUSR2, before)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import LATE
+
 ROOT = Path(__file__).resolve().parents[3]
 
 SCONTROL = """#!/bin/bash
@@ -49,7 +51,7 @@ def shell(tmp_path: Path) -> Shell:
 
     def run(lines: str, **more: str) -> subprocess.CompletedProcess[str]:
         script = f"set -uo pipefail; here={ROOT / 'slurm'}; source $here/job.sh; ask_seconds=3; {lines}"
-        done = subprocess.run(["bash", "-c", script], env=environment | more, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(["bash", "-c", script], env=environment | more, capture_output=True, text=True, check=False, timeout=LATE)
         done.stdout += done.stderr  # a job's log has both
         return done
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import LATE, until
 
 SCRIPT = Path(__file__).resolve().parents[3] / "slurm" / "ray_node.sh"
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -50,11 +51,8 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def up(folder: Path, *, within: float = 30) -> None:
-    end = time.monotonic() + within
-    while not (folder / "up").exists():
-        assert time.monotonic() < end, f"no {folder}"
-        time.sleep(0.05)
+def up(folder: Path) -> None:
+    until((folder / "up").exists, f"Ray in {folder}")
 
 
 def left(folder: Path) -> list[str]:
@@ -65,13 +63,13 @@ def test_it_ends_when_it_is_told_and_leaves_nothing(start: Start, tmp_path: Path
     process = start(7)
     up(tmp_path / "ray-7")
     process.send_signal(signal.SIGUSR2)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=LATE) == 0
     assert left(tmp_path) == []
 
 
 def test_it_ends_when_it_is_told_just_as_ray_begins(start: Start, tmp_path: Path) -> None:
     (tmp_path / "told").write_text("""trap 'if [ "$BASH_COMMAND" = "ray=\\$!" ]; then kill -USR2 $$; fi' DEBUG""")
-    assert start(7, BASH_ENV=str(tmp_path / "told")).wait(timeout=20) == 0
+    assert start(7, BASH_ENV=str(tmp_path / "told")).wait(timeout=LATE) == 0
 
 
 def test_what_a_job_left_that_was_killed_goes_when_the_next_one_begins(start: Start, tmp_path: Path) -> None:
@@ -143,4 +141,4 @@ def test_a_lock_that_cannot_be_had_keeps_no_job_from_its_ray(start: Start, tmp_p
     process = start(7)
     up(tmp_path / "ray-7")
     process.send_signal(signal.SIGUSR2)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=LATE) == 0

@@ -13,6 +13,7 @@ import torch
 from mrdist.cli.main import YOURS, main
 from mrdist.recipe import load, to_yaml
 from mrdist_cluster.node import NodeError, check
+from tests.waiting import LATE
 
 MORE = torch.cuda.device_count() + 1
 
@@ -30,7 +31,7 @@ def test_a_node_without_its_gpus_ends_the_task_and_why_says_so(run: Path, capsys
     ids = {"JOB_ID": "7", "NTASKS": "1", "JOB_NUM_NODES": "1", "NODEID": "0", "GLOBALID": "0", "LOCALID": "0"}
     environment = {**os.environ, "SUBMITIT_EXECUTOR": "local", **{f"SUBMITIT_LOCAL_{name}": value for name, value in ids.items()}}
     program = f"from pathlib import Path; from mrdist_cluster.task import Task; Task(Path({str(run)!r}), {MORE})()"
-    done = subprocess.run([sys.executable, "-c", program], env=environment, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, check=False, timeout=LATE)
     assert done.returncode == YOURS
     told = (run / "ranks" / "0000.out").read_text()
     assert f"got {MORE - 1} GPUs with torch {torch.__version__}, wanted {MORE}, as the site says. Try: " in told

@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "2026-03-02-drill-7f3a"
     (folder / "ranks").mkdir(parents=True)
     (folder / "recipe.yaml").write_text(to_yaml(load("smoke", ["steps=100", "watch.silence=700"])))
-    job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)", "submitit"])
+    job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)", "submitit"])
     told = {"job": str(job.pid), "log": str(tmp_path / "job.out"), "local": True, "host": os.uname().nodename}
     (folder / "jobs.jsonl").write_text(json.dumps({**told, "time": ago(1000).isoformat(timespec="seconds")}) + "\n")
     yield folder

@@ -238,14 +238,14 @@ os._exit(0)
 
 
 TAKE_AND_LEAVE = """
-import os, sys, time
+import os, sys
 from pathlib import Path
 from mrdist.data.claims import Claims
-folder, end = Path(sys.argv[1]), time.monotonic() + 4
+folder = Path(sys.argv[1])
 claims, inside, turns = Claims(folder, silence=60), folder / "inside", 0
 print("ready", flush=True)
 sys.stdin.readline()
-while time.monotonic() < end:
+while turns < 100:
     if claims.take("a"):
         inside.touch(exist_ok=False)
         inside.unlink()
@@ -254,7 +254,6 @@ while time.monotonic() < end:
             os.utime(folder / "a.claim", (0, 0))  # abandoned
         else:
             claims.release("a")
-print(turns)
 """
 
 
@@ -268,14 +267,14 @@ def test_of_many_who_take_an_abandoned_claim_at_once_one_gets_it(tmp_path: Path)
         assert taker.stdin is not None
         taker.stdin.write("go\n")
         taker.stdin.flush()
-    turns = [int(taker.communicate()[0]) for taker in takers]
+    for taker in takers:
+        taker.communicate()
     assert [taker.returncode for taker in takers] == [0, 0, 0]
-    assert all(turns)
 
 
 def test_who_lost_a_claim_neither_renews_nor_releases_that_of_another(tmp_path: Path) -> None:
     path = tmp_path / "a.claim"
-    with Claims(tmp_path, silence=0.2) as mine, Claims(tmp_path) as theirs:
+    with Claims(tmp_path, silence=0.2) as mine, Claims(tmp_path, silence=3600) as theirs:
         mine.take("a")
         path.unlink()
         theirs.take("a")
