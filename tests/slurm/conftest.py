@@ -45,14 +45,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Read by every Python that starts with this file in its path.
 LINGERS = """
-import sys, time
+import os, sys, time
 if "train" in sys.orig_argv or "submitit.core._submit" in sys.orig_argv:
     from mrdist.training.run import Run
     reading, seen = Run.reading, set()
     def lingers(run, loss):
         if run.step not in seen:
             seen.add(run.step)
-            time.sleep(0.05)
+            time.sleep(float(os.environ.get("LINGER", "0.05")))
         return reading(run, loss)
     Run.reading = lingers
 """
@@ -60,7 +60,7 @@ if "train" in sys.orig_argv or "submitit.core._submit" in sys.orig_argv:
 
 @pytest.fixture(scope="session")
 def lingering(lab: Path) -> str:
-    """A PYTHONPATH with which every step takes a moment longer: on no machine is a run over before somebody can interrupt it."""
+    """A PYTHONPATH with which every step takes LINGER seconds longer (0.05): no machine is through before somebody interrupts it."""
     folder = lab / "lingering"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(LINGERS)

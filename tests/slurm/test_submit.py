@@ -113,8 +113,13 @@ def test_a_preempted_job_that_is_not_told_goes_on_with_the_undisturbed_curve(slu
 
 
 @drill
-def test_a_cancelled_job_stays_cancelled_and_goes_on_when_it_is_submitted_again(slurm: Slurm, lab: Path, undisturbed: Submitted) -> None:
-    (run,) = submit(slurm, lab, "nodes=2")
+def test_a_cancelled_job_stays_cancelled_and_goes_on_when_it_is_submitted_again(
+    slurm: Slurm, lab: Path, undisturbed: Submitted, lingering: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as slowly:
+        slowly.setenv("PYTHONPATH", lingering)
+        slowly.setenv("LINGER", "0.5")
+        (run,) = submit(slurm, lab, "nodes=2")
     run.reaches(10)
     with pytest.raises(AssertionError, match="a run that no job works on"):
         mrdist(slurm, lab, "submit", str(run.folder), "site=site.yaml")
