@@ -69,9 +69,10 @@ def _driven(recipe: Recipe, run: Path, *, quiet: bool) -> int:
         def look(ranks: int) -> bool:
             nonlocal told
             words = [follower.line(), heard.line()]
-            before, told = told, fit()
-            saves = follower.left * (1 - ranks / told) if told > ranks > 0 else 0.0
-            if saves and told != before:
+            room = fit()
+            saves = follower.left * (1 - ranks / room) if room > ranks > 0 else 0.0
+            before, told = told, room if saves else 0
+            if told and told != before:
                 start = f"all start again, which saves {duration(saves)}" if saves > recipe.pools.regroup else "the next start takes them"
                 words.append(f"there is room for {told} ranks by now: {start}")
             if any(words) and not quiet:
