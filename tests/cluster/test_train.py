@@ -121,10 +121,10 @@ def curve(run: Path) -> list[tuple[Any, ...]]:
     return [tuple(step[name] for name in ("step", "loss", "terms", "gradient_norm", "shapes")) for step in steps(run)]
 
 
-def assert_every_shape_is_trained_once_per_epoch(run: Path) -> None:
+def assert_every_shape_is_trained_once_per_epoch(run: Path, count: int = STEPS) -> None:
     taken = steps(run)
-    assert [step["step"] for step in taken] == list(range(1, STEPS + 1))
-    for first in range(0, STEPS, SHAPES // BATCH):
+    assert [step["step"] for step in taken] == list(range(1, count + 1))
+    for first in range(0, count, SHAPES // BATCH):
         trained = Counter(shape for step in taken[first : first + SHAPES // BATCH] for shape in step["shapes"])
         assert len(trained) == SHAPES
         assert set(trained.values()) == {1}
@@ -209,9 +209,10 @@ def test_when_a_node_leaves_fewer_ranks_go_on_and_a_node_that_joins_is_used_by_t
 
 @drill
 def test_once_all_is_prepared_ranks_start_again_with_the_places_of_renderers_and_teachers(
-    cluster: str, lab: Path, torchrun: Path, drive: Callable[..., Driver]
+    cluster: str, lab: Path, drive: Callable[..., Driver]
 ) -> None:
-    words = ("pools.trainer_cores=3", "pools.regroup=0")  # of six cores: one rank beside a renderer and a teacher, then two
+    # Of six cores: one rank beside a renderer and a teacher, then two. Long enough for the driver to look, every ten seconds.
+    words = ("pools.trainer_cores=3", "pools.regroup=0", "steps=400")
     driver = drive("runs=grown", "store=grown-store", *words, RAY_ADDRESS=cluster)
     assert driver.ends() == 0, driver.said.read_text()
     run = the_run(lab / "grown")
@@ -219,9 +220,7 @@ def test_once_all_is_prepared_ranks_start_again_with_the_places_of_renderers_and
     assert said.index("on 1 ranks") < said.index("on 2 ranks")
     assert "room for 2 ranks by now: all start again" in driver.said.read_text()
     assert "fell at" not in driver.said.read_text()
-    assert_every_shape_is_trained_once_per_epoch(run)
-    assert [step["shapes"] for step in steps(run)] == [step["shapes"] for step in steps(torchrun)]
-    assert [step["loss"] for step in steps(run)] == pytest.approx([step["loss"] for step in steps(torchrun)], rel=1e-2)
+    assert_every_shape_is_trained_once_per_epoch(run, 400)
 
 
 @drill
