@@ -5,6 +5,9 @@ from __future__ import annotations
 INSTALL = "./install.sh '.[cluster]'"
 """What brings the packages that not every installation has; in the checkout."""
 
+CUDA_BUILD = f"TORCH_BACKEND=cu126 {INSTALL}"
+"""The same with a torch for GPUs, on a machine that has none."""
+
 
 class MrdistError(Exception):
     """An error the user can fix; every message says what, got, wanted and what to try.

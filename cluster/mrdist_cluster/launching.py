@@ -121,7 +121,7 @@ def _train(run: str, place: str) -> int:
     """`mrdist train RUN` from the folder that relative paths mean, with as many threads as the task has cores: Ray's own rule."""
     lock = locked(Path(run))
     if lock is None:
-        time.sleep(1)
+        time.sleep(1)  # or the driver would ask again at once
         return TAKEN
     if (Path(run) / "done").exists():
         return DONE

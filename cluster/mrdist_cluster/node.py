@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mrdist.errors import INSTALL, MrdistError
+from mrdist.errors import CUDA_BUILD, MrdistError
 from mrdist.recipe import load
 
 
@@ -31,7 +31,7 @@ def check(run: Path, gpus: int, *, rank: int, size: int, host: str) -> None:
     if torch.cuda.device_count() >= gpus:
         return
     built = torch.version.cuda or torch.version.hip
-    remedy = "nvidia-smi and mrdist doctor on that node" if built else f"TORCH_BACKEND=cu126 {INSTALL}, the CUDA build"
+    remedy = "nvidia-smi and mrdist doctor on that node" if built else f"{CUDA_BUILD}, the CUDA build"
     trouble = NodeError(
         what=f"node {host}",
         got=f"{torch.cuda.device_count()} GPUs with torch {torch.__version__}",

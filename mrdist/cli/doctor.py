@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mrdist.cli.main import DONE, YOURS, Flags
-from mrdist.errors import INSTALL, MrdistError
+from mrdist.errors import CUDA_BUILD, INSTALL, MrdistError
 from mrdist.recipe import Recipe, load
 
 
@@ -96,7 +96,7 @@ def _unseen(version: str, built: str | None) -> Finding:
         built: the version of CUDA that torch was built for; None: it was built for CPUs.
     """
     if built is None:
-        return Finding("fail", f"torch {version} is a build for CPUs", "TORCH_BACKEND=cu126 ./install.sh '.[cluster]'")
+        return Finding("fail", f"torch {version} is a build for CPUs", CUDA_BUILD)
     granted = os.environ.get("CUDA_VISIBLE_DEVICES")
     said = "CUDA_VISIBLE_DEVICES is not set" if granted is None else f"CUDA_VISIBLE_DEVICES={granted!r}"
     return Finding(

@@ -8,17 +8,7 @@ from pathlib import Path
 import pytest
 
 from mrdist.cli.main import DONE, YOURS, main
-from mrdist.recipe import load, to_yaml
 from mrdist_cluster.runs import Submitted, note
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """The folder of a run that has not begun."""
-    folder = tmp_path / "runs" / "drill-7f3a"
-    folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(to_yaml(load("smoke")))
-    return folder
 
 
 def given(run: Path, job: str, said: str) -> None:

@@ -18,15 +18,6 @@ from tests.waiting import LATE
 MORE = torch.cuda.device_count() + 1
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """The folder of a run that has not begun."""
-    folder = tmp_path / "runs" / "drill-7f3a"
-    folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(to_yaml(load("smoke")))
-    return folder
-
-
 def test_a_node_without_its_gpus_ends_the_task_and_why_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ids = {"JOB_ID": "7", "NTASKS": "1", "JOB_NUM_NODES": "1", "NODEID": "0", "GLOBALID": "0", "LOCALID": "0"}
     environment = {**os.environ, "SUBMITIT_EXECUTOR": "local", **{f"SUBMITIT_LOCAL_{name}": value for name, value in ids.items()}}
